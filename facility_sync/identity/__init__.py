@@ -1,0 +1,1 @@
+"""The only code that reads an identity: tokens, domains, sealed identities and objects."""

@@ -1,0 +1,1 @@
+"""The only part of `schemas` with I/O: durable files, shelves, SFTP."""
