@@ -66,7 +66,7 @@ class HostKeyError(SyncError):
     """The server is not the one that was trusted: never retried."""
 
     exit_code = 13
-    hint = "Do not go on. Ask the store's operator; if its key was changed on purpose, `fsync trust` its new card."
+    hint = "Stop: ask the store's operator. If its key changed on purpose: `fsync trust` the new card."
 
 
 class AccessDenied(SyncError):

@@ -1,0 +1,172 @@
+"""Seal and open a stream with age (C2SP age.md), and notice every failure on the way.
+
+Guarantees:
+    * `seal` returns only if every byte reached the writer: pyrage drops an error of its last buffered
+      write, so the bytes written are counted and compared with the size the format demands.
+    * `open_sealed` raises unless the stream was complete, unaltered and for one of our identities. The
+      plaintext is handed out before that is known, so callers write it to a staging place and use it
+      only after the function returned.
+    * An error of the reader or writer (a full disk, our own limits) comes out as it was raised; whatever
+      else is wrong with sealed bytes comes out as `SealError`.
+
+Leaves to others: who signed the content (`schemas.signature`), processes (pyrage holds the
+interpreter lock while it works: callers that have something else to do run it in a worker process).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, cast
+
+import pyrage
+
+from schemas.errors import FormatError, SealError
+from schemas.keys import age_identity, age_recipient
+
+_CHUNK = 65536  # age.md, "Payload": plaintext is sealed in chunks of 64 KiB
+_TAG = 16
+_NONCE = 16
+_MAX_HEADER = 65536
+
+
+class _Watched:
+    """A file object for pyrage that remembers what went wrong and how much went through."""
+
+    def __init__(self, inner: BinaryIO, *, limit: int | None = None) -> None:
+        self._inner = inner
+        self._limit = limit
+        self.head = b""
+        self.count = 0
+        self.error: BaseException | None = None
+
+    def _call(self, work: Callable[[], bytes | int]) -> bytes | int:
+        if self.error is not None:  # a dead stream stays dead, whatever the caller makes of the first error
+            raise self.error
+        try:
+            return work()
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def read(self, size: int = -1) -> bytes:
+        def work() -> bytes:
+            data = self._inner.read(size)
+            self.count += len(data)
+            return data
+
+        return cast(bytes, self._call(work))
+
+    def write(self, data: bytes) -> int:
+        def work() -> int:
+            view = memoryview(data)
+            if self._limit is not None and self.count + len(view) > self._limit:
+                raise FormatError(f"the sealed content is larger than the {self._limit} bytes allowed here")
+            if len(self.head) < _MAX_HEADER:
+                self.head += bytes(view[: _MAX_HEADER - len(self.head)])
+            done = 0
+            while done < len(view):
+                wrote = self._inner.write(view[done:])
+                if not wrote:
+                    raise OSError("the disk took no more bytes")
+                done += wrote
+            self.count += done
+            return done
+
+        return cast(int, self._call(work))
+
+    def flush(self) -> None:
+        def work() -> int:
+            self._inner.flush()
+            return 0
+
+        self._call(work)
+
+
+def sealed_size(plain: int, header: int) -> int:
+    """Size in bytes of an age file with `plain` bytes of content and a `header` of that many bytes."""
+    return header + _NONCE + plain + _TAG * max(1, -(-plain // _CHUNK))
+
+
+def _header_size(head: bytes) -> int:
+    """Length of an age header: it ends with the line that begins with `---` (age.md, "Header")."""
+    mac_line = head.find(b"\n---")
+    end = head.find(b"\n", mac_line + 1) if mac_line >= 0 else -1
+    if end < 0:
+        raise SealError("the sealed file has no age header")
+    return end + 1
+
+
+def seal(reader: BinaryIO, writer: BinaryIO, recipients: Sequence[str]) -> int:
+    """Encrypt everything `reader` gives to `recipients`; returns the number of bytes written.
+
+    Args:
+        reader: the plaintext, read to its end.
+        writer: takes the age file; an error it raises comes out of here unchanged.
+        recipients: age X25519 recipients (`age1…`), at least one.
+
+    Raises:
+        SealError: fewer bytes were written than the format demands.
+        OSError: the reader or the writer failed.
+    """
+    source, sink = _Watched(reader), _Watched(writer)
+    keys = [pyrage.x25519.Recipient.from_str(age_recipient(text)) for text in recipients]
+    if not keys:
+        raise SealError("nothing is sealed without a recipient")
+    try:
+        pyrage.encrypt_io(source, sink, keys)
+    except BaseException as error:
+        raise (source.error or sink.error or _translated(error)) from None
+    if failed := (source.error or sink.error):
+        raise failed
+    if sink.count != sealed_size(source.count, _header_size(sink.head)):
+        raise SealError("the sealed file is incomplete: the disk lost its last bytes")
+    return sink.count
+
+
+def open_sealed(reader: BinaryIO, writer: BinaryIO, identities: Sequence[str], *, limit: int) -> int:
+    """Decrypt an age file; returns the number of plaintext bytes written.
+
+    Args:
+        reader: the age file.
+        writer: takes the plaintext; use it only after this function returned.
+        identities: age X25519 identities (`AGE-SECRET-KEY-1…`), any of which may fit.
+        limit: most plaintext bytes accepted.
+
+    Raises:
+        SealError: not for these identities, cut short, altered, or not an age file.
+        FormatError: more than `limit` bytes.
+        OSError: the reader or the writer failed.
+    """
+    source, sink = _Watched(reader), _Watched(writer, limit=limit)
+    keys = [pyrage.x25519.Identity.from_str(age_identity(text)) for text in identities]
+    try:
+        pyrage.decrypt_io(source, sink, keys)
+    except BaseException as error:
+        raise (source.error or sink.error or _translated(error)) from None
+    if failed := (source.error or sink.error):
+        raise failed
+    return sink.count
+
+
+def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+        return error
+    if isinstance(error, pyrage.DecryptError) and "No matching keys" in str(error):
+        return SealError("this is sealed for somebody else")
+    # Truncation arrives as OSError, a broken header as DecryptError, a panic as a bare BaseException.
+    return SealError("this is not a whole, unaltered age file")
+
+
+def seal_bytes(plain: bytes, recipients: Sequence[str]) -> bytes:
+    """`seal` for small content in memory."""
+    sink = io.BytesIO()
+    seal(io.BytesIO(plain), sink, recipients)
+    return sink.getvalue()
+
+
+def open_bytes(sealed: bytes, identities: Sequence[str], *, limit: int) -> bytes:
+    """`open_sealed` for small content in memory: nothing is returned unless all of it is right."""
+    sink = io.BytesIO()
+    open_sealed(io.BytesIO(sealed), sink, identities, limit=limit)
+    return sink.getvalue()
