@@ -1,0 +1,192 @@
+"""The terminal's side of the shelf: put a batch, ask and wait, take what lies there for us.
+
+Guarantees:
+    * every answer, receipt and refusal is opened with our key and its signature checked with the trusted
+      store's before anything is believed;
+    * a receipt is on disk in `receipts/` (message and signature, `ssh-keygen -Y verify` checks them) before
+      its file is removed from the shelf;
+    * an answer counts only for the request it names, a refusal only for what it names.
+
+Leaves to others: what a receipt changes (`facility_sync.rounds`), retrying (the next round).
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from facility_sync.home import Home
+from schemas import container, envelope, messages, names, ustar
+from schemas.errors import AccessDenied, FormatError, OutcomeUnknown, SealError, SyncError
+from schemas.transit import durable, sftp
+
+_M = TypeVar("_M", bound=messages.Message)
+
+SMALL = 64 * 1024 * 1024
+"""Largest answer without objects, sealed, in bytes."""
+_FIRST_LOOK, _SLOWEST_LOOK = 0.004, 0.1  # seconds between looks for an answer: quick at first, then patient
+
+
+class Desk:
+    """One session with the store; use it from one thread."""
+
+    def __init__(self, home: Home, session: sftp.SftpSession) -> None:
+        self._home = home
+        self._store = home.store
+        self._in, self._out = session.shelf("in"), session.shelf("out")
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def put(self, name: names.ShelfName, path: Path, progress: Callable[[int], None] | None = None) -> None:
+        """Put a file on the store's shelf, whole or not at all; done already is done."""
+        with path.open("rb") as source:
+            self._in.put(name, source, path.stat().st_size, progress)
+
+    def ask(self, request: messages.Message, identifier: names.RequestId) -> None:
+        """Sign, seal and send a request."""
+        signed = container.sign(request, self._home.ssh_key)
+        sealed = envelope.seal_bytes(container.whole(signed), [self._store.age_recipient])
+        self._in.put(names.ShelfName(identifier, "request"), io.BytesIO(sealed), len(sealed))
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        identifier: names.RequestId,
+        sink: BinaryIO,
+        *,
+        limit: int,
+        seconds: float,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Copy the sealed answer to a request into `sink` and take it off the shelf.
+
+        Raises:
+            AccessDenied: the store refused; the message is the store's explanation.
+            OutcomeUnknown: no answer came in time.
+        """
+        answer, refusal = names.ShelfName(identifier, "answer"), names.ShelfName(identifier, "refusal")
+        started, pause = time.monotonic(), _FIRST_LOOK
+        while True:
+            if self._out.try_get(answer, sink, limit, progress):
+                self._out.remove(answer)
+                return
+            refused = io.BytesIO()
+            if self._out.try_get(refusal, refused, SMALL):
+                self._out.remove(refusal)
+                message = self.open(refused.getvalue(), messages.Refusal)
+                if message.subject != identifier:
+                    raise SealError("the store's refusal names another request")
+                raise AccessDenied(message.explanation, hint=_REFUSED.get(message.reason, ""))
+            if time.monotonic() - started > seconds:
+                raise OutcomeUnknown(
+                    f"the store has not answered within {seconds:.0f} seconds",
+                    hint="Is its service running (`fstore serve` or `fstore ingest`)? Then ask again.",
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, _SLOWEST_LOOK)
+
+    def converse(
+        self, request: messages.Message, identifier: names.RequestId, kind: type[_M], *, seconds: float
+    ) -> tuple[_M, bytes | None]:
+        """Send a request and return its verified answer and the table beside it."""
+        self.ask(request, identifier)
+        sink = io.BytesIO()
+        self.wait(identifier, sink, limit=SMALL, seconds=seconds)
+        head = self._read(sink.getvalue())
+        if not isinstance(head.signed.message, kind):
+            raise FormatError("the store's answer is of another kind than the question")
+        if getattr(head.signed.message, "request", identifier) != identifier:
+            raise SealError("the store's answer is to another request")
+        return head.signed.message, head.table
+
+    def news(self) -> Iterator[messages.Receipt | messages.Refusal]:
+        """Receipts and refusals of batches that lie on the shelf, each verified; receipts are kept first.
+
+        What cannot be believed is left where it is and raises after the others were taken.
+        """
+        doubtful: SyncError | None = None
+        for name in self._out.names():
+            if name.kind not in ("receipt", "refusal") or len(name.id) != 64:
+                continue  # answers and refusals of requests belong to whoever asked
+            sealed = io.BytesIO()
+            if not self._out.try_get(name, sealed, SMALL):
+                continue
+            try:
+                head = self._read(sealed.getvalue())
+            except (FormatError, SealError) as error:
+                doubtful = error
+                continue
+            message = head.signed.message
+            if isinstance(message, messages.Receipt) and message.batch == name.id:
+                self._keep(head.signed, message.batch)
+                yield message
+            elif isinstance(message, messages.Refusal) and message.subject == name.id:
+                yield message
+            else:
+                doubtful = SealError("a message on the shelf is not what its name says")
+                continue
+            self._out.remove(name)
+        if doubtful is not None:
+            raise doubtful
+
+    def open(self, sealed: bytes, kind: type[_M]) -> _M:
+        """Open a sealed message of the store; raises `SealError`, `FormatError`."""
+        message = self._read(sealed).signed.message
+        if not isinstance(message, kind):
+            raise FormatError(f"the store sent a {message.TYPE}, not a {kind.TYPE}")
+        return message
+
+    def _read(self, sealed: bytes) -> container.Head:
+        plain = envelope.open_bytes(sealed, [self._home.age_identity], limit=SMALL)
+        tar = ustar.Reader(io.BytesIO(plain), limit=SMALL)
+        head = container.read_head(tar, self.signer)
+        if tar.next() is not None:
+            raise FormatError("there is more in the store's answer than it announces")
+        return head
+
+    def signer(self, message: messages.Message) -> str:
+        """Whose signature a message must bear: the trusted store's, and it must speak as that store."""
+        if getattr(message, "store", None) != self._store.store:
+            raise SealError("this was said by another store than the one trusted here")
+        return self._store.signing_key
+
+    def _keep(self, signed: container.Signed, batch: names.BatchId) -> None:
+        folder = self._home.receipts
+        durable.publish(folder / f"{batch}.receipt.json", signed.data, replace=True)
+        durable.publish(folder / f"{batch}.receipt.json.sig", signed.armor.encode(), replace=True)
+
+
+_REFUSED = {"access-denied": "Check the user name and password; accounts are made with `fstore account add`."}
+
+
+@contextmanager
+def connect(home: Home, *, timeout: float = 30) -> Iterator[Desk]:
+    """A session with the trusted store.
+
+    Raises:
+        HostKeyError: the server is not the one that was trusted.
+        AccessDenied: the store does not know this terminal's key.
+        TransitError: no connection.
+    """
+    host, port = home.address
+    with sftp.connect(
+        host=host,
+        port=port,
+        user=home.settings.facility,
+        key=home.ssh_key,
+        host_key=home.store.host_key,
+        timeout=timeout,
+    ) as session:
+        yield Desk(home, session)
+
+
+def new_request() -> tuple[names.RequestId, str]:
+    """A fresh request id and the time to write into the request."""
+    return names.RequestId(secrets.token_hex(16)), messages.rfc3339(datetime.now(UTC))

@@ -1,0 +1,189 @@
+"""The terminal's home: one folder with its keys, card, settings, ledger and outbox.
+
+    settings.toml         what a person may change
+    FACILITY.card         this terminal's public card
+    store.card            the store it trusts
+    keys/ssh  keys/age    login and signing; receiving            mode 0600, looser is refused
+    domains/              who may read identities                 mode 0600
+    ledger.sqlite3        what was seen, packed, sent, stored     an index: can be rebuilt by a round
+    outbox/               sealed batches on their way
+    receipts/             every receipt, verifiable with `ssh-keygen -Y verify`
+    staging/              work of one round; wiped when a round begins
+
+Guarantees: a secret is created with mode 0600 and never read with a looser one; one round at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from facility_sync import settings as settings_file
+from facility_sync.settings import Settings
+from schemas import keys, messages
+from schemas.errors import Busy, FormatError, SettingsError
+from schemas.transit import durable
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a file only its owner may read.
+
+    Raises:
+        SettingsError: it is missing, or its mode lets others read or write it.
+    """
+    try:
+        with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise SettingsError(
+                    f"{path.name} can be read by others than its owner", hint=f"chmod 600 {path}"
+                )
+            return file.read()
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path.name} is missing", hint=f"Put it back at {path}.") from error
+    except PermissionError as error:
+        raise SettingsError(f"{path.name} cannot be read", hint=f"Check the owner of {path}.") from error
+
+
+@dataclass(frozen=True)
+class Home:
+    """A terminal's home folder; nothing is read before it is asked for."""
+
+    root: Path
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings; raises `SettingsError` when there is no terminal here."""
+        try:
+            text = self.settings_path.read_text("utf-8")
+        except FileNotFoundError as error:
+            raise SettingsError(
+                "there is no terminal in this home yet", hint="Run `fsync init --facility NAME`."
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                "settings.toml cannot be read", hint="Check its owner and content."
+            ) from error
+        return settings_file.parse(text)
+
+    def save(self, settings: Settings) -> None:
+        """Replace the settings file as a whole."""
+        durable.publish(self.settings_path, settings_file.render(settings).encode(), mode=0o600, replace=True)
+        self.__dict__.pop("settings", None)
+
+    @property
+    def settings_path(self) -> Path:
+        """The one file a person edits."""
+        return self.root / "settings.toml"
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger's database."""
+        return self.root / "ledger.sqlite3"
+
+    @property
+    def outbox(self) -> Path:
+        """Sealed batches on their way."""
+        return self.root / "outbox"
+
+    @property
+    def receipts(self) -> Path:
+        """Receipts, one pair of files each."""
+        return self.root / "receipts"
+
+    @property
+    def staging(self) -> Path:
+        """Scratch space of the running round."""
+        return self.root / "staging"
+
+    @property
+    def domains(self) -> Path:
+        """Domain files."""
+        return self.root / "domains"
+
+    @cached_property
+    def ssh_key(self) -> Ed25519PrivateKey:
+        """The key for login and signing."""
+        return keys.load_private(read_secret(self.root / "keys" / "ssh"))
+
+    @cached_property
+    def age_identity(self) -> str:
+        """The key answers are sealed for."""
+        return keys.age_identity(read_secret(self.root / "keys" / "age").decode("ascii", "replace").strip())
+
+    @cached_property
+    def store(self) -> messages.StoreCard:
+        """The trusted store's card; raises `SettingsError` when none is trusted."""
+        try:
+            data = (self.root / "store.card").read_bytes()
+        except FileNotFoundError as error:
+            raise SettingsError(
+                "this terminal trusts no store yet", hint="Get the store's card and run `fsync trust CARD`."
+            ) from error
+        return messages.StoreCard.from_bytes(data.rstrip(b"\n"))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to dial."""
+        return self.settings.store_host or self.store.host, self.settings.store_port or self.store.port
+
+    def card(self) -> messages.FacilityCard:
+        """This terminal's public card."""
+        return messages.FacilityCard(
+            facility=self.settings.facility,  # type: ignore[arg-type]  # checked by the message
+            ssh_key=keys.ssh_line(self.ssh_key.public_key()),
+            age_recipient=keys.recipient_of(self.age_identity),
+        )
+
+    def create(self, facility: str) -> Path:
+        """Make keys, settings and card; returns the card's path.
+
+        Raises:
+            SettingsError: there is a terminal here already.
+        """
+        if self.settings_path.exists():
+            raise SettingsError(
+                "there is a terminal in this home already",
+                hint="Use another --home, or keep this one: its keys cannot be made again.",
+            )
+        settings = Settings(facility=facility)
+        for folder in (self.root / "keys", self.outbox, self.receipts, self.domains):
+            durable.make_dirs(folder)
+        self.root.chmod(0o700)
+        ssh, age = Ed25519PrivateKey.generate(), keys.new_age_identity()
+        durable.publish(self.root / "keys" / "ssh", keys.private_pem(ssh), mode=0o600, replace=True)
+        durable.publish(self.root / "keys" / "age", f"{age}\n".encode(), mode=0o600, replace=True)
+        self.save(settings)
+        path = self.root / f"{facility}.card"
+        durable.publish(path, self.card().to_bytes() + b"\n", replace=True)
+        return path
+
+    def trust(self, card: bytes) -> messages.StoreCard:
+        """Pin a store; raises `SettingsError` if this is not a store's card."""
+        try:
+            parsed = messages.StoreCard.from_bytes(card.rstrip(b"\n"))
+        except FormatError as error:
+            raise SettingsError(
+                "this is not a store's card",
+                hint="Get the file again: `fstore card > store.card` at the store.",
+            ) from error
+        durable.publish(self.root / "store.card", parsed.to_bytes() + b"\n", replace=True)
+        self.__dict__.pop("store", None)
+        return parsed
+
+    @contextmanager
+    def only_round(self) -> Iterator[None]:
+        """Hold the right to run a round; raises `Busy` when another process does."""
+        with (self.root / "round.lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy("another round is running in this home") from error
+            yield  # the lock goes with the file: a killed process leaves none behind

@@ -1,0 +1,313 @@
+"""One round: scan, read, seal, send, take receipts.
+
+Order, and what a stop at each point leaves:
+
+    files are read and sealed into a spool          nothing is known of it; the spool is wiped
+    the store is asked which of them it holds       the same
+    manifest and statement are made, the batch is   an outbox file the ledger does not know: removed
+      published in the outbox
+    the ledger records batch and files              the next round sends it
+    the batch lies on the store's shelf             it is put again: a no-op when it is there
+    a verified receipt makes it stored              the receipt lies on the shelf, or comes again
+
+Guarantees: a round can be stopped anywhere and repeated; a second one at the same time leaves with
+`Busy`; the report names every file that is not stored, even when the store cannot be reached.
+
+Leaves to others: when rounds happen (`facility_sync.daemon`), printing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from facility_sync import capture, exchange, intake, pack, plan
+from facility_sync.courier import Courier, outbox_path, take_news
+from facility_sync.home import Home
+from facility_sync.identity import domains
+from facility_sync.ledger import Entry, Ledger
+from facility_sync.report import Line, Report
+from facility_sync.workers import Workers
+from schemas import container, messages
+from schemas.errors import SyncError, TransitError
+from schemas.messages import Statement
+from schemas.transit import durable
+
+_AHEAD = 4  # batches sealed but not sent, beside those being worked on: bounds the disk a round needs
+_NEWS_EVERY = 0.25  # seconds between looks at the shelf while there is other work
+
+
+class Progress(Protocol):
+    """Told what happens; must not raise."""
+
+    def step(self, what: str, amount: int) -> None:
+        """`what` is `read` or `sent` (bytes), `stored` (images) or `planned` (bytes)."""
+
+
+@dataclass
+class _Sealing:
+    """A batch whose container is being written."""
+
+    future: Future[None]
+    statement: Statement
+    entries: list[Entry]
+
+
+@dataclass
+class Round:
+    """A round under way."""
+
+    home: Home
+    progress: Progress
+    report: Report = field(default_factory=Report)
+
+    def run(self, *, retry_refused: bool = False) -> Report:
+        """Do one round.
+
+        Raises:
+            Busy: another round runs in this home.
+            SyncError: the round could not be finished; `report` holds what was done and what is left.
+        """
+        started = time.monotonic()
+        with self.home.only_round(), ExitStack() as stack:
+            self.ledger = Ledger(self.home.ledger_path)
+            stack.callback(self.ledger.close)
+            if retry_refused:
+                self.ledger.forget_refused()
+            self._sweep()
+            try:
+                with self._road() as self.desk:
+                    self._work()
+                intake.list_batches(self.report, self.ledger)
+            except SyncError as error:
+                self.report.trouble = str(error)
+                self.report.adopt(intake.survey(self.home.settings, self.ledger))
+                raise
+            finally:
+                self.report.seconds = time.monotonic() - started
+        return self.report
+
+    @contextmanager
+    def _road(self) -> Iterator[exchange.Desk]:
+        with exchange.connect(self.home) as desk:
+            self.courier = Courier(self.home, lambda count: self.progress.step("sent", count))
+            try:
+                yield desk
+            finally:
+                self.courier.close()
+
+    def _sweep(self) -> None:
+        """Wipe what a killed round left; nothing of it is known to the ledger."""
+        shutil.rmtree(self.home.staging, ignore_errors=True)
+        self.staging = self.home.staging / secrets.token_hex(4)
+        self.staging.mkdir(parents=True, mode=0o700)
+        wanted = {outbox_path(self.home, entry.batch) for entry in self.ledger.batches("ready", "sent")}
+        for path in self.home.outbox.iterdir():
+            if path not in wanted:
+                durable.remove(path)
+
+    def _work(self) -> None:
+        keyring = domains.load(self.home.domains)
+        settings = self.home.settings
+        context = pack.Context(
+            facility=settings.facility,
+            domains=(keyring.own,),
+            menu=settings.menu,
+            captured=datetime.now(UTC),
+            max_file=settings.max_file_mib * 1024 * 1024,
+        )
+        self._taking: dict[Future[tuple[list[pack.Spooled], list[pack.Left]]], Path] = {}
+        self._sealing: deque[_Sealing] = deque()
+        self._sending: set[Future[str]] = set()
+        self._in_hand: dict[str, str] = {}  # keyed digest -> batch, of batches not yet in the ledger
+        self._sequence, self._previous = self._chain_head()
+        self._last_news = 0.0
+        self._send_left_over()
+        self._wanted = intake.wanted(settings, self.ledger, self.report)
+        plans = plan.group(self._wanted, batch_bytes=settings.batch_mib * 1024 * 1024)
+        with Workers(settings.workers) as workers:
+            self._workers = workers
+            for number, batch in enumerate(plans):
+                size = sum(item.fact.size for item in batch)
+                self.progress.step("planned", size)
+                spool = self.staging / f"{number}.spool"
+                self._taking[workers.submit(pack.take_files, batch, spool, context, size=size)] = spool
+                while len(self._taking) + len(self._sealing) + len(
+                    self._sending
+                ) >= workers.count + _AHEAD or (len(self._taking) > workers.count):
+                    self._turn()
+            while self._taking or self._sealing or self._sending:
+                self._turn()
+        self._await_receipts()
+
+    # -- one turn of the wheel -------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Wait for whatever finishes next and carry it one step further."""
+        futures: set[Future[object]] = {*self._taking, *self._sending}  # type: ignore[arg-type]
+        if self._sealing:
+            futures.add(self._sealing[0].future)  # type: ignore[arg-type]
+        done, _ = wait(futures, timeout=_NEWS_EVERY, return_when=FIRST_COMPLETED)
+        for taking in [future for future in self._taking if future in done]:
+            spool = self._taking.pop(taking)
+            self._taken(*taking.result(), spool)
+        while self._sealing and self._sealing[0].future.done():  # in order: the ledger never has a gap
+            sealed = self._sealing.popleft()
+            sealed.future.result()
+            self.ledger.record(sealed.entries, sealed.statement)
+            self._sending.add(self.courier.send(sealed.statement.batch))
+        for sending in [future for future in self._sending if future in done]:
+            self._sending.discard(sending)
+            self.ledger.mark_sent(sending.result())
+            self.report.sent_batches += 1
+        if time.monotonic() - self._last_news > _NEWS_EVERY:
+            self._news()
+
+    def _news(self) -> int:
+        batches, objects = take_news(self.home, self.ledger, self.desk)
+        self.report.stored_batches += batches
+        self.report.stored += objects
+        self.progress.step("stored", objects)
+        self._last_news = time.monotonic()
+        return batches
+
+    def _taken(self, taken: list[pack.Spooled], left: list[pack.Left], spool: Path) -> None:
+        """Files were read: drop what is held already, make a batch of the rest."""
+        self.progress.step("read", sum(item.wanted.fact.size for item in taken + left))  # type: ignore[operator]
+        entries = [self._leave(item) for item in left]
+        held = self._held([item.row["source_digest"] for item in taken])
+        fresh: list[pack.Spooled] = []
+        doubles: list[pack.Spooled] = []
+        seen: set[str] = set()
+        for item in taken:
+            digest = item.row["source_digest"]
+            if digest in held:
+                self.report.held += 1
+                entries.append(_entry(item, held[digest][0], held=held[digest][1]))
+            elif digest in seen:
+                self.report.held += 1
+                doubles.append(item)
+            else:
+                seen.add(digest)
+                fresh.append(item)
+        if not fresh:
+            durable.remove(spool)
+            self.ledger.record([entry for entry in entries if entry is not None])
+            return
+        made = pack.write_manifest(fresh, self.home.settings.facility)
+        for item in fresh:
+            if self.ledger.other_bytes(item.row["sop_instance_uid"], item.row["source_digest"]):
+                self.report.conflicts += 1
+        entries += [_entry(item, made.batch) for item in fresh + doubles]
+        self._seal(made, fresh, spool, [entry for entry in entries if entry is not None])
+        self.report.taken += len(fresh)
+
+    def _seal(
+        self, made: pack.Manifest, fresh: list[pack.Spooled], spool: Path, entries: list[Entry]
+    ) -> None:
+        signed = pack.state(
+            made,
+            facility=self.home.settings.facility,
+            sequence=self._sequence + 1,
+            previous=self._previous,
+            created=datetime.now(UTC),
+            key=self.home.ssh_key,
+        )
+        self._sequence, self._previous = self._sequence + 1, made.batch
+        self._in_hand |= {item.row["source_digest"]: made.batch for item in fresh}
+        future = self._workers.submit(
+            pack.seal_batch,
+            container.head_bytes(signed, made.table),
+            [(item.row["object_sha256"], item.row["encoding"], item.offset, item.length) for item in fresh],
+            spool,
+            outbox_path(self.home, made.batch),
+            self.home.store.age_recipient,
+            size=made.bytes,
+        )
+        assert isinstance(signed.message, Statement)  # noqa: S101  # pack.state makes nothing else
+        self._sealing.append(_Sealing(future, signed.message, entries))
+
+    def _leave(self, item: pack.Left) -> Entry | None:
+        """A file was not taken: the ledger remembers it unless trying again may help."""
+        source, fact = item.wanted
+        transient = item.reason in capture.TRANSIENT
+        lines = self.report.waiting if transient else self.report.refused
+        lines.append(Line(source, intake.below(fact.folder, fact.name), item.reason))
+        if transient:
+            return None
+        return Entry(source, fact.folder, fact.name, fact.size, fact.mtime_ns, reason=item.reason)
+
+    # -- what is held already --------------------------------------------------------------------
+
+    def _held(self, digests: list[str]) -> dict[str, tuple[str, bool]]:
+        """Which of these are in a batch already: batch, and whether only the store knows that batch."""
+        held = {digest: (batch, False) for digest, batch in self.ledger.by_digest(digests).items()}
+        held |= {digest: (self._in_hand[digest], False) for digest in digests if digest in self._in_hand}
+        open_ones = sorted({digest for digest in digests if digest not in held})
+        if open_ones:
+            for digest, batch in self._ask_held(open_ones).held.items():
+                held[digest] = (batch, self.ledger.batch(batch) is None)
+        return held
+
+    def _ask_held(self, digests: list[str]) -> messages.HeldAnswer:
+        identifier, created = exchange.new_request()
+        request = messages.HeldRequest(
+            id=identifier,
+            facility=self.home.settings.facility,  # type: ignore[arg-type]  # checked by the message
+            digests=tuple(digests),
+            created=created,
+        )
+        wait_seconds = max(5, self.home.settings.receipt_wait_seconds)
+        answer, _ = self.desk.converse(request, identifier, messages.HeldAnswer, seconds=wait_seconds)
+        return answer
+
+    def _chain_head(self) -> tuple[int, str]:
+        """Where this facility's sequence stands; a ledger that is empty asks the store."""
+        head = self.ledger.head()
+        if head == (0, ""):
+            answer = self._ask_held([])
+            self.ledger.adopt_head(answer.sequence, answer.head)
+            head = self.ledger.head()
+        return head
+
+    # -- the beginning and the end ---------------------------------------------------------------
+
+    def _send_left_over(self) -> None:
+        """Batches of earlier rounds: take receipts first, then put again whatever has none."""
+        self._news()
+        for entry in self.ledger.batches("ready", "sent"):
+            if outbox_path(self.home, entry.batch).exists():
+                self._sending.add(self.courier.send(entry.batch))
+
+    def _await_receipts(self) -> None:
+        """Look for receipts until all came or none came for as long as the settings say."""
+        patience = self.home.settings.receipt_wait_seconds
+        last, pause = time.monotonic(), 0.01
+        while self.ledger.batches("sent"):
+            if self._news():
+                last, pause = time.monotonic(), 0.01
+            elif time.monotonic() - last > patience:
+                raise TransitError(
+                    f"no receipt came for {patience} seconds",
+                    hint="What was sent stays in the outbox until its receipt comes; run `fsync sync` later.",
+                )
+            else:
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.2)
+
+
+def _entry(item: pack.Spooled, batch: str, *, held: bool = False) -> Entry:
+    source, fact = item.wanted
+    return Entry(
+        source, fact.folder, fact.name, fact.size, fact.mtime_ns,
+        batch=batch, digest=item.row["source_digest"], instance=item.row["sop_instance_uid"], held=held,
+    )  # fmt: skip
