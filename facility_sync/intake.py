@@ -90,19 +90,27 @@ def _count_known(report: Report, source: str, fact: scan.Fact, state: str, reaso
         )
 
 
-def survey(settings: Settings, ledger: Ledger) -> Report:
-    """The sources as they are now, nothing opened: what is stored, and every file that is not."""
+def survey(settings: Settings, ledger: Ledger, *, only: str | None = None) -> Report:
+    """The sources as they are now, nothing opened: what is stored, and every file that is not.
+
+    Args:
+        settings: names the sources to walk.
+        ledger: what is known of them.
+        only: list files under way of this source only.
+    """
     report = Report()
     for item in wanted(settings, ledger, report, sleep=lambda _: None):
         report.waiting.append(Line(item.source, below(item.fact.folder, item.fact.name), "new"))
-    list_batches(report, ledger)
+    list_batches(report, ledger, only=only)
     return report
 
 
-def list_batches(report: Report, ledger: Ledger) -> None:
+def list_batches(report: Report, ledger: Ledger, *, only: str | None = None) -> None:
     """Add the files whose batch is under way or was refused to the report."""
     refused = set(report.refused)
     for source, folder, name, state, reason in ledger.not_stored():
+        if only not in (None, source):
+            continue
         if state in ("ready", "sent"):
             report.waiting.append(Line(source, below(folder, name), state))
         elif (

@@ -1,0 +1,106 @@
+"""What every `fsync` command shares: the home, secrets, `--json`, errors and exit codes.
+
+Guarantees: a `SyncError` becomes one line, its hint and its exit code (with `--json`: one document on
+standard output); a password never comes from the command line; SIGTERM stops as Ctrl-C does.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from facility_sync import output
+from facility_sync.home import Home, read_secret
+from schemas.errors import EXIT_CODES, INTERRUPTED, SettingsError, SyncError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+pass_home = click.make_pass_decorator(Home)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")
+
+
+def exit_codes_text() -> str:
+    """The exit-code table for `--help`."""
+    return "Exit status:\n\n\b\n" + "\n".join(
+        f"  {code:>3}  {name}: {text}" for code, name, text in EXIT_CODES
+    )
+
+
+def account_options(command: _F) -> _F:
+    """`--user` and the ways a password may come in."""
+    for option in (
+        click.option("--password-stdin", is_flag=True, help="Read the password from standard input."),
+        click.option(
+            "--password-file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Read the password from this file (mode 0600).",
+        ),
+        click.option("--user", envvar="FSYNC_USER", help="Account at the store (or FSYNC_USER)."),
+    ):
+        command = option(command)
+    return command
+
+
+def password(user: str | None, file: Path | None, *, stdin: bool) -> tuple[str, str]:
+    """User and password; asks a person for what is missing.
+
+    Raises:
+        SettingsError: nothing to ask and nothing given.
+    """
+    if file is not None and stdin:
+        raise click.UsageError("--password-file and --password-stdin exclude each other")
+    if user is None and not sys.stdin.isatty():
+        raise SettingsError("no account was named", hint="Give --user NAME, or set FSYNC_USER.")
+    user = user or click.prompt("User", err=True)
+    if file is not None:
+        return user, read_secret(file).decode("utf-8", "replace").rstrip("\r\n")
+    if stdin:
+        return user, sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise SettingsError("no password was given", hint="Use --password-file or --password-stdin.")
+    return user, click.prompt("Password", hide_input=True, err=True)
+
+
+def run(group: click.Group, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and leave with its exit status."""
+    as_json = "--json" in (arguments if arguments is not None else sys.argv[1:])
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        group.main(
+            args=None if arguments is None else list(arguments), prog_name=group.name, standalone_mode=False
+        )
+        status = 0
+    except SyncError as error:
+        status = error.exit_code
+        _say(error, as_json=as_json)
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except click.exceptions.Exit as error:
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; the next run goes on from here", err=True)
+        status = INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _say(error: SyncError, *, as_json: bool) -> None:
+    if as_json and not getattr(error, "printed", False):
+        document = {"error": type(error).__name__, "message": str(error), "hint": error.hint}
+        click.echo(output.to_json(document | {"exit_code": error.exit_code}))
+    click.echo(f"fsync: {error}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,139 @@
+"""`fsync sync`, `fsync status`, `fsync daemon`: rounds, and the picture between them."""
+
+from __future__ import annotations
+
+import click
+
+from facility_sync import output
+from facility_sync.cli.common import json_option, pass_home
+from facility_sync.home import Home
+from facility_sync.report import Report, explain
+from schemas.errors import Incomplete, SyncError
+
+
+@click.command()
+@click.option("--retry-refused", is_flag=True, help="Read files again that were refused before.")
+@click.option("--quiet", is_flag=True, help="No progress; only the report.")
+@json_option
+@pass_home
+def sync(home: Home, retry_refused: bool, quiet: bool, as_json: bool) -> None:
+    """One round: send what is new, take receipts, say what is not stored.
+
+    Safe to stop at any point and to run again; leaves with status 0 only when every file found is stored.
+
+    \b
+    Examples:
+      fsync sync
+      15 2 * * *  fsync sync --quiet      (a crontab line)
+    """  # noqa: D301
+    from facility_sync.rounds import Round
+
+    meter = output.Meter(quiet=quiet or as_json)
+    current = Round(home, meter)
+    try:
+        report = current.run(retry_refused=retry_refused)
+    except SyncError as error:
+        meter.close()
+        if current.report.trouble:  # the round had begun: say what it did before it broke off
+            _print(current.report, as_json=as_json, error=error)
+            error.printed = True  # type: ignore[attr-defined]
+        raise
+    finally:
+        meter.close()
+    _print(report, as_json=as_json)
+    if not report.complete:
+        failure = Incomplete(
+            f"{len(report.refused) + len(report.waiting):,} of {report.found:,} files are not stored"
+        )
+        failure.printed = True  # type: ignore[attr-defined]
+        raise failure
+
+
+def _print(report: Report, *, as_json: bool, error: SyncError | None = None) -> None:
+    if as_json:
+        document = report.to_json()
+        if error is not None:
+            document |= {"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+        click.echo(output.to_json(document))
+    else:
+        click.echo(output.report_text(report))
+
+
+@click.command()
+@json_option
+@pass_home
+def status(home: Home, as_json: bool) -> None:
+    """What is stored, per source, and every file that is not, with its reason.
+
+    Example: fsync status --json
+    """
+    from dataclasses import replace
+
+    from facility_sync.intake import survey
+    from facility_sync.ledger import Ledger
+
+    ledger = Ledger(home.ledger_path)
+    pictures = {}
+    try:
+        for source in home.settings.sources:
+            pictures[source] = survey(replace(home.settings, sources=(source,)), ledger, only=source)
+    finally:
+        ledger.close()
+    if as_json:
+        click.echo(output.to_json({"sources": [_source_json(name, p) for name, p in pictures.items()]}))
+    else:
+        for name, picture in pictures.items():
+            click.echo(
+                f"{output.plain(name)}: {picture.found:,} files, {picture.known:,} stored, "
+                f"{len(picture.refused):,} refused, {len(picture.waiting):,} waiting"
+            )
+            for line in output.not_stored_text(picture.refused, picture.waiting, most=1_000_000):
+                click.echo(f"  {line}")
+        if not pictures:
+            click.echo("No sources yet: `fsync source add DIR`.")
+    if not all(picture.complete for picture in pictures.values()):
+        raise click.exceptions.Exit(Incomplete.exit_code)
+
+
+def _source_json(name: str, picture: Report) -> dict[str, object]:
+    return {
+        "source": name,
+        "found": picture.found,
+        "stored": picture.known,
+        "ignored": picture.ignored,
+        "not_stored": [
+            {"path": line.path, "state": state, "reason": line.reason, "meaning": explain(line.reason)[0]}
+            for state, lines in (("refused", picture.refused), ("waiting", picture.waiting))
+            for line in lines
+        ],
+    }
+
+
+@click.command()
+@click.option(
+    "--at", default="02:15", show_default=True, metavar="HH:MM", help="When the nightly round begins."
+)
+@click.option(
+    "--every", type=click.IntRange(1), metavar="MINUTES", help="A round every so many minutes instead."
+)
+@pass_home
+def daemon(home: Home, at: str, every: int | None) -> None:
+    """Run the same round on a schedule, for machines without cron; stops on Ctrl-C or SIGTERM.
+
+    \b
+    Examples:
+      fsync daemon --at 02:15
+      fsync daemon --every 10
+    """  # noqa: D301
+    from facility_sync.daemon import run_forever
+    from facility_sync.rounds import Round
+
+    def one_round() -> None:
+        current = Round(home, output.Meter(quiet=True))
+        try:
+            current.run()
+        except SyncError as error:
+            click.echo(f"fsync: {error}", err=True)
+        click.echo(output.report_text(current.report))
+
+    run_forever(one_round, at=at, every_minutes=every)
