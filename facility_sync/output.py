@@ -99,17 +99,17 @@ def images(count: int) -> str:
 
 def report_text(report: Report) -> str:
     """A round's report for people."""
-    lines = [
-        f"found       {report.found:>8,} files" + (f" ({report.ignored:,} ignored)" if report.ignored else ""),
-        f"stored before {report.known:>6,}",
-        f"taken       {report.taken:>8,}" + (f" ({report.conflicts:,} of them in conflict with other bytes "
-                                              "of the same SOP instance: both are kept)" if report.conflicts else ""),
-        f"already held{report.held:>8,}",
-        f"sent        {report.sent_batches:>8,} batches, {size(report.sent_bytes)}",
-        f"stored      {report.stored:>8,} images, each with a verified receipt",
-        f"refused     {len(report.refused):>8,}",
-        f"waiting     {len(report.waiting):>8,}",
-    ]  # fmt: skip
+    counted = (
+        ("found", report.found, "files" + (f", {report.ignored:,} more ignored" if report.ignored else "")),
+        ("stored before", report.known, ""),
+        ("taken", report.taken, _conflicts(report.conflicts)),
+        ("already held", report.held, ""),
+        ("sent", report.sent_batches, f"batches, {size(report.sent_bytes)}"),
+        ("stored", report.stored, "images, each with a verified receipt"),
+        ("refused", len(report.refused), ""),
+        ("waiting", len(report.waiting), ""),
+    )
+    lines = [f"{name:<14}{count:>8,} {remark}".rstrip() for name, count, remark in counted]
     lines += not_stored_text(report.refused, report.waiting)
     if report.seconds:
         lines.append(f"{report.seconds:.1f} seconds")
@@ -118,6 +118,12 @@ def report_text(report: Report) -> str:
     elif report.complete:
         lines.append("Everything found is stored.")
     return "\n".join(lines)
+
+
+def _conflicts(count: int) -> str:
+    if not count:
+        return ""
+    return f"({count:,} with other bytes than an earlier file of the same SOP instance: both are kept)"
 
 
 def not_stored_text(refused: Sequence[Line], waiting: Sequence[Line], most: int = _MOST_LINES) -> list[str]:

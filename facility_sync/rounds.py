@@ -167,8 +167,10 @@ class Round:
             self._sending.add(self.courier.send(sealed.statement.batch))
         for sending in [future for future in self._sending if future in done]:
             self._sending.discard(sending)
-            self.ledger.mark_sent(sending.result())
+            batch = sending.result()
+            self.ledger.mark_sent(batch)
             self.report.sent_batches += 1
+            self.report.sent_bytes += outbox_path(self.home, batch).stat().st_size
         if time.monotonic() - self._last_news > _NEWS_EVERY:
             self._news()
 

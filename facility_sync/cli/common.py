@@ -27,7 +27,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def exit_codes_text() -> str:
     """The exit-code table for `--help`."""
-    return "Exit status:\n\n\b\n" + "\n".join(
+    lines = [f"  {code:>3}  {name}: {text}" for code, name, text in EXIT_CODES]
+    return "Exit status:\n\n\b\n" + "\n".join(lines)
         f"  {code:>3}  {name}: {text}" for code, name, text in EXIT_CODES
     )
 

@@ -17,7 +17,7 @@ from schemas.errors import SettingsError
 
 @click.command()
 @click.option(
-    "--facility", required=True, metavar="NAME", help="Letters, digits, - or _; also the login name."
+    "--facility", required=True, metavar="NAME", help="Letters, digits, - or _; the login name too."
 )
 @json_option
 @pass_home

@@ -110,12 +110,8 @@ def _source_json(name: str, picture: Report) -> dict[str, object]:
 
 
 @click.command()
-@click.option(
-    "--at", default="02:15", show_default=True, metavar="HH:MM", help="When the nightly round begins."
-)
-@click.option(
-    "--every", type=click.IntRange(1), metavar="MINUTES", help="A round every so many minutes instead."
-)
+@click.option("--at", default="02:15", show_default=True, metavar="HH:MM", help="When the round begins.")
+@click.option("--every", type=click.IntRange(1), metavar="MINUTES", help="A round every so often instead.")
 @pass_home
 def daemon(home: Home, at: str, every: int | None) -> None:
     """Run the same round on a schedule, for machines without cron; stops on Ctrl-C or SIGTERM.
