@@ -29,8 +29,6 @@ def exit_codes_text() -> str:
     """The exit-code table for `--help`."""
     lines = [f"  {code:>3}  {name}: {text}" for code, name, text in EXIT_CODES]
     return "Exit status:\n\n\b\n" + "\n".join(lines)
-        f"  {code:>3}  {name}: {text}" for code, name, text in EXIT_CODES
-    )
 
 
 def account_options(command: _F) -> _F:
