@@ -276,6 +276,7 @@ class SearchRequest(Message):
     conditions: dict[str, tuple[str, ...]] = _is(_map(_text(64), _list(_text(300), 10_000), 64))
     count_only: bool = _is(_flag)
     limit: int = _is(_count)
+    offset: int = _is(_count, default=0)
     created: str = _is(_moment)
 
 
