@@ -46,7 +46,7 @@ def ssh_blob(line: object) -> bytes:
     except (IndexError, binascii.Error, ValueError) as error:
         raise FormatError("this is not an ssh-ed25519 public key") from error
     prefix = ssh_string(SSH_TYPE) + struct.pack(">I", 32)
-    if fields[0].encode("utf-8") != SSH_TYPE or len(blob) != len(prefix) + 32 or not blob.startswith(prefix):
+    if fields[0] != SSH_TYPE.decode("ascii") or len(blob) != len(prefix) + 32 or not blob.startswith(prefix):
         raise FormatError("this is not an ssh-ed25519 public key")
     return blob
 
@@ -114,6 +114,6 @@ def recipient_of(identity: str) -> str:
 
 
 def _short(text: object) -> str:
-    if not isinstance(text, str) or len(text) > 200:
+    if not isinstance(text, str) or len(text) > 200 or not text.isascii():
         raise FormatError("this is not an age key")
     return text

@@ -24,7 +24,7 @@ MAX_SIZE = 8 * 1024**3 - 1
 END = bytes(2 * BLOCK)
 """Two blocks of zeros end the tar."""
 
-_NAME = re.compile(rb"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
+_NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 class Member(NamedTuple):
