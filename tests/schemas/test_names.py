@@ -24,7 +24,7 @@ EVIL = [
     "a" * 300, HEX64.upper(), HEX64 + "\n", HEX64[:-1], "0" * 63 + "٣", "CON:", "1..2", ".1", "1.",
     "1.2\x00", None, 7, b"a", [HEX64],
 ]  # fmt: skip
-ALSO_USERS = {HEX64.upper(), HEX64[:-1], "1..2", "1."}
+ALSO_USERS = [HEX64.upper(), HEX64[:-1], "1..2", "1."]
 PARSERS = [
     names.object_id, names.batch_id, names.request_id, names.facility_name, names.user_name, names.uid,
     names.shelf_name,
