@@ -1,0 +1,135 @@
+"""An SSH connection to a store whose host key was pinned, with an sftp channel on it.
+
+Guarantees: the server's key is compared with the pinned one before anything about us is sent; only
+Ed25519 keys, on both sides; every step has a time limit, a peer that vanished included.
+
+Leaves to others: what is said on the channel (`schemas.transit.pump`).
+
+paramiko does the cryptography. Its defaults are changed where they cost: AES-GCM first (it has it last),
+large windows (its 2 MiB are a ceiling of 50 MB/s at a round trip of 40 ms).
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import logging
+import socket
+from typing import NamedTuple
+
+import paramiko
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from schemas import keys
+from schemas.errors import AccessDenied, HostKeyError, TransitError
+from schemas.transit.pump import Pump
+
+WINDOW = 32 * 1024 * 1024
+"""Bytes the other side may send before we have read them."""
+SSH_PACKET = 128 * 1024
+"""Largest SSH packet we take, in bytes of data."""
+
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
+MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
+
+# paramiko logs tracebacks of what it also raises; without a handler they would land on stderr
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+class Link(NamedTuple):
+    """A connection and the conversation on it."""
+
+    transport: paramiko.Transport
+    pump: Pump
+
+    def close(self) -> None:
+        """End the connection; nothing can fail here that matters."""
+        hang_up(self.transport)
+
+
+def hang_up(transport: paramiko.Transport) -> None:
+    """Close a transport and stop the timer its handshake may have left running."""
+    transport.packetizer.complete_handshake()
+    transport.close()
+
+
+def paramiko_key(key: bytes | Ed25519PrivateKey) -> paramiko.Ed25519Key:
+    """A private key as paramiko wants it; raises `FormatError`."""
+    pem = keys.private_pem(keys.load_private(key) if isinstance(key, bytes) else key)
+    return paramiko.Ed25519Key(file_obj=io.StringIO(pem.decode("ascii")))
+
+
+def prefer(transport: paramiko.Transport) -> None:
+    """Choose algorithms: fast and safe first, old ones not at all."""
+    options = transport.get_security_options()
+    options.ciphers = CIPHERS
+    options.digests = MACS
+    options.key_types = ("ssh-ed25519",)
+
+
+def set_socket(sock: socket.socket, timeout: float) -> None:
+    """Send small packets at once; give up on a peer that acknowledges nothing for `timeout` seconds."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # RFC 5482; Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout * 1000))
+
+
+def dial(host: str, port: int, user: str, key: paramiko.PKey, host_key: bytes, timeout: float) -> Link:
+    """Connect, check the server, log in, start sftp.
+
+    Args:
+        host: name or address.
+        port: TCP port.
+        user: SSH user name.
+        key: ours.
+        host_key: the pinned key's blob (RFC 8709 section 4).
+        timeout: seconds for each step.
+
+    Raises:
+        HostKeyError: the server is another one.
+        AccessDenied: it does not know our key, or offers no sftp.
+        TransitError: no connection.
+    """
+    try:
+        sock = socket.create_connection((host, port), timeout)
+    except OSError as error:
+        raise TransitError(f"no connection to the store: {error.strerror or 'it does not answer'}") from error
+    set_socket(sock, timeout)
+    transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=SSH_PACKET)
+    try:
+        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
+        prefer(transport)
+        _greet(transport, host_key, timeout)
+        try:
+            transport.auth_publickey(user, key)
+        except paramiko.AuthenticationException as error:
+            raise AccessDenied(
+                "the store does not accept this terminal's key",
+                hint="Ask the store's operator whether this facility is enrolled with this terminal's card.",
+            ) from error
+        channel = transport.open_session(timeout=timeout)
+        channel.settimeout(timeout)
+        channel.invoke_subsystem("sftp")
+        return Link(transport, Pump(channel, timeout))
+    except BaseException as error:
+        hang_up(transport)
+        if isinstance(error, paramiko.ChannelException):
+            raise AccessDenied("the store refuses an sftp session to this terminal") from error
+        if isinstance(error, (paramiko.SSHException, OSError, EOFError)):
+            raise TransitError("the connection to the store broke before it was ready") from error
+        raise
+
+
+def _greet(transport: paramiko.Transport, host_key: bytes, timeout: float) -> None:
+    try:
+        transport.start_client(timeout=timeout)
+        shown = transport.get_remote_server_key().asbytes()
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        if "host key" in str(error):
+            raise HostKeyError(
+                "the server has no Ed25519 host key: it is not the one that was trusted"
+            ) from error
+        raise TransitError("the server shares no algorithm with this program") from error
+    if not hmac.compare_digest(shown, host_key):
+        raise HostKeyError("the server's host key is not the one that was trusted")

@@ -1,0 +1,254 @@
+"""Shelves over SFTP: the same code against the store's own server and against OpenSSH.
+
+Guarantees: a put goes to `<name>.part`, every WRITE is answered, the file is brought to the disk where
+`fsync@openssh.com` is offered, its size is looked at, and only then it gets its name (`posix-rename`). When
+the answer to the rename is lost, we connect again and look before anything is said about it. An
+interrupted put leaves a `.part` and starts from the beginning next time: files here are 256 MiB at most,
+and the size of a file on a server that lost power says nothing about its bytes.
+
+Leaves to others: proof. A reply over SFTP is not a receipt; only the store's signed one lets a terminal
+forget its copy. One thread per session; sessions in several threads do not disturb each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import BinaryIO, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from schemas import keys
+from schemas.errors import FormatError, OutcomeUnknown, SyncError, TransitError
+from schemas.names import PART_SUFFIX, ShelfName, shelf_name
+from schemas.transit import sftp_packets as p
+from schemas.transit.dial import Link, dial, paramiko_key
+from schemas.transit.pump import Lost, Pump, refusal
+from schemas.transit.shelf import Absent, Progress, check_limit
+
+MAX_NAMES = 1_000_000
+"""Entries of a folder listing that are looked at."""
+_RENAMING = 300.0  # seconds: the embedded server brings file and folder to the disk before it answers
+_AHEAD = 4  # READDIR requests under way
+
+
+def connect(
+    *,
+    host: str,
+    port: int,
+    user: str,
+    key: bytes | Ed25519PrivateKey,
+    host_key: str,
+    timeout: float = 30,
+) -> SftpSession:
+    """Open a session with a store; use it in a `with` statement.
+
+    Args:
+        host: name or address of the store.
+        port: TCP port.
+        user: the facility's name (the Unix account, on OpenSSH).
+        key: this terminal's key, an OpenSSH private key file's bytes or the key itself.
+        host_key: the pinned host key, `ssh-ed25519 AAAA…`.
+        timeout: seconds without an answer after which the connection counts as lost.
+
+    Raises:
+        HostKeyError: the server is not the one that was trusted: never try again.
+        AccessDenied: the store does not know this key.
+        TransitError: no connection: try again later.
+        FormatError: `key` or `host_key` is not an Ed25519 key.
+    """
+    ours, theirs = paramiko_key(key), keys.ssh_blob(host_key)
+    return SftpSession(lambda: dial(host, port, user, ours, theirs, timeout))
+
+
+class SftpSession:
+    """A session with a store. Closed by `close` or at the end of a `with` statement."""
+
+    def __init__(self, call: Callable[[], Link]) -> None:
+        self._call = call
+        self._link = call()
+
+    def shelf(self, folder: Literal["in", "out"]) -> SftpShelf:
+        """One of the facility's two shelves."""
+        return SftpShelf(self, folder)
+
+    @property
+    def pump(self) -> Pump:
+        """The conversation under way."""
+        return self._link.pump
+
+    def call_again(self) -> None:
+        """Replace a connection that broke; raises as `connect` does."""
+        self._link.close()
+        self._link = self._call()
+
+    def close(self) -> None:
+        """End the session."""
+        self._link.close()
+
+    def __enter__(self) -> SftpSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SftpShelf:
+    """A `Shelf` at the other end of an SFTP session."""
+
+    def __init__(self, session: SftpSession, folder: str) -> None:
+        self._session = session
+        self._folder = folder.encode("ascii")
+
+    def put(self, name: ShelfName, source: BinaryIO, size: int, progress: Progress | None = None) -> None:
+        """See `Shelf.put`.
+
+        Raises:
+            TransitError: it did not get there: try again later.
+            OutcomeUnknown: it may have got there, and the store could not be asked.
+            AccessDenied: the store does not take it.
+            Damaged: the source is shorter or longer than `size`.
+        """
+        pump, final, part = self._session.pump, self._path(name), self._path(name, PART_SUFFIX)
+        # one round trip: is it there, away with a part left behind, open a new one
+        there = pump.request(p.LSTAT, p.string(final))
+        swept = pump.request(p.REMOVE, p.string(part))
+        flags = p.FLAG_WRITE | p.FLAG_CREATE | p.FLAG_EXCLUSIVE
+        opened = pump.request(p.OPEN, p.string(part), p.u32(flags), p.NO_ATTRIBUTES)
+        pump.forget(swept)
+        if self._size_of(there) == size:
+            with suppress(SyncError):
+                pump.close(pump.handle(opened, "open a file"))
+                self._discard(part)
+            return
+        handle = pump.handle(opened, "create a file")
+        try:
+            pump.write_file(handle, source, size, progress)
+            if pump.can_fsync:
+                pump.close(handle)
+            else:  # then the answer to CLOSE is the last to say that a disk is full
+                pump.status(pump.request(p.CLOSE, p.string(handle)), "close a file")
+        except Lost:
+            raise
+        except BaseException:
+            with suppress(SyncError):
+                pump.close(handle)
+                self._discard(part)
+            raise
+        self._publish(name, part, final, size)
+
+    def get(self, name: ShelfName, sink: BinaryIO, limit: int, progress: Progress | None = None) -> int:
+        """See `Shelf.get`; a small file costs two round trips."""
+        pump = self._session.pump
+        handle = pump.handle(
+            pump.request(p.OPEN, p.string(self._path(name)), p.u32(p.FLAG_READ), p.NO_ATTRIBUTES),
+            "open a file",
+        )
+        try:
+            looked = pump.request(p.FSTAT, p.string(handle))
+            first = pump.request(p.READ, p.string(handle), p.u64(0), p.u32(p.SAFE_DATA))
+            try:
+                found = pump.attributes(looked, "look at a file")
+                if found.size is None or not found.regular:
+                    raise FormatError("what lies on the shelf is not a file")
+                check_limit(found.size, limit)
+            except BaseException:
+                pump.forget(first)
+                raise
+            pump.read_file(handle, found.size, sink, progress, first, p.SAFE_DATA)
+            return found.size
+        finally:
+            with suppress(Lost):
+                pump.close(handle)
+
+    def try_get(self, name: ShelfName, sink: BinaryIO, limit: int, progress: Progress | None = None) -> bool:
+        """See `Shelf.try_get`; one round trip when there is nothing."""
+        try:
+            self.get(name, sink, limit, progress)
+        except Absent:
+            return False
+        return True
+
+    def names(self) -> list[ShelfName]:
+        """See `Shelf.names`."""
+        pump = self._session.pump
+        handle = pump.handle(pump.request(p.OPENDIR, p.string(self._folder)), "list a shelf")
+        found: list[ShelfName] = []
+        seen, asked = 0, [pump.request(p.READDIR, p.string(handle)) for _ in range(_AHEAD)]
+        try:
+            while True:
+                kind, fields = pump.reply(asked.pop(0))
+                if kind == p.STATUS:
+                    code = fields.u32()
+                    if code != p.EOF:
+                        raise refusal(code, "list a shelf")
+                    return sorted(found)
+                count = fields.u32() if kind == p.NAME else 0
+                if count == 0:
+                    raise FormatError("the server answered a listing with something else")
+                for _ in range(count):
+                    seen += 1
+                    if seen > MAX_NAMES:
+                        raise FormatError("there are too many files on the shelf")
+                    text, _, attributes = fields.string(), fields.blob(), fields.attributes()
+                    with suppress(FormatError):
+                        name = shelf_name(text.decode("ascii", "replace"))
+                        if attributes.regular:
+                            found.append(name)
+                asked.append(pump.request(p.READDIR, p.string(handle)))
+        finally:
+            pump.forget(*asked)
+            with suppress(Lost):
+                pump.close(handle)
+
+    def size(self, name: ShelfName) -> int | None:
+        """See `Shelf.size`; one round trip."""
+        return self._size_of(self._session.pump.request(p.LSTAT, p.string(self._path(name))))
+
+    def remove(self, name: ShelfName) -> None:
+        """See `Shelf.remove`; one round trip."""
+        pump = self._session.pump
+        with suppress(Absent):
+            pump.status(
+                pump.request(p.REMOVE, p.string(self._path(name))), "remove a file", patience=_RENAMING
+            )
+
+    def _publish(self, name: ShelfName, part: bytes, final: bytes, size: int) -> None:
+        pump = self._session.pump
+        try:
+            if p.POSIX_RENAME in pump.extensions:
+                fields = p.string(p.POSIX_RENAME), p.string(part), p.string(final)
+                number = pump.request(p.EXTENDED, *fields)
+            else:
+                self._discard(final)  # version 3's own rename refuses a name that is taken
+                number = pump.request(p.RENAME, p.string(part), p.string(final))
+            pump.status(number, "publish a file", patience=_RENAMING)
+        except Lost as lost:
+            self._look(name, size, lost)
+
+    def _look(self, name: ShelfName, size: int, lost: Lost) -> None:
+        try:
+            self._session.call_again()
+            found = self.size(name)
+        except TransitError as error:
+            raise OutcomeUnknown("the connection broke before the store confirmed the file") from error
+        if found != size:
+            raise lost
+
+    def _discard(self, path: bytes) -> None:
+        pump = self._session.pump
+        with suppress(Absent):
+            pump.status(pump.request(p.REMOVE, p.string(path)), "remove a file")
+
+    def _size_of(self, number: int) -> int | None:
+        try:
+            found = self._session.pump.attributes(number, "look at a file")
+        except Absent:
+            return None
+        return found.size if found.regular else None
+
+    def _path(self, name: ShelfName, suffix: str = "") -> bytes:
+        return self._folder + b"/" + str(shelf_name(str(name))).encode("ascii") + suffix.encode("ascii")
