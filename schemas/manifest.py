@@ -1,0 +1,151 @@
+"""The manifest: rows to Parquet bytes and back, strict against `schemas.columns`.
+
+Guarantees: the same rows give the same bytes (for one version of the Parquet library), so a batch can be
+named by them; what was written was read back and compared before it is handed out. The reader checks
+sizes and counts before it decodes, the version, the exact schema, one facility, every id, and that no
+object stands twice; whatever the bytes, only `FormatError` or `VersionError` come out. A flipped bit that
+still decodes is caught by the batch's name, which is the SHA-256 of these bytes.
+
+Leaves to others: what the columns mean (`schemas.extract`), whose manifest it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas import columns, names
+from schemas.container import ENDINGS, MAX_TABLE
+from schemas.errors import FormatError, SyncError, VersionError
+from schemas.ustar import MAX_SIZE
+
+VERSION = "1"
+KEY = b"facility-sync.manifest"
+"""Key in the Parquet file's metadata whose value is the version."""
+MAX_ROWS = 200_000
+MAX_DECODED = 512 * 1024 * 1024
+"""Most bytes the table may take once decoded, as its footer says and as it turns out."""
+MAX_TEXT = 1024
+MAX_SEAL = 8192
+MAX_ITEMS = 32
+"""Most items in a list column of one row."""
+
+_HEX64 = "^[0-9a-f]{64}$"
+_UID = r"^[0-9]+(\.[0-9]+)*$"
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]], *, facility: str) -> bytes:
+    """The manifest of these rows.
+
+    Args:
+        rows: a value (or None) for every column of `schemas.columns`; `facility` in each.
+        facility: whose rows they are.
+
+    Raises:
+        FormatError: a row is not one the reader would accept.
+    """
+    schema = columns.arrow_schema().with_metadata({KEY: VERSION.encode()})
+    try:
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise FormatError("a row does not fit the columns of a manifest") from error
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    data: bytes = sink.getvalue().to_pybytes()
+    if not from_parquet(data, facility=facility).equals(table):
+        raise FormatError("a manifest did not come back as it was written")
+    return data
+
+
+def from_parquet(data: bytes, *, facility: str) -> pa.Table:
+    """Read a manifest that must be of this facility; raises `FormatError`, `VersionError`."""
+    if len(data) > MAX_TABLE:
+        raise FormatError(f"a manifest is larger than {MAX_TABLE} bytes")
+    try:
+        table = _decode(data)
+        _check(table, names.facility_name(facility))
+    except SyncError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        raise FormatError("this is not a readable manifest") from error
+    return table
+
+
+def _decode(data: bytes) -> pa.Table:
+    file = pq.ParquetFile(
+        pa.BufferReader(data), thrift_string_size_limit=MAX_TABLE, page_checksum_verification=True
+    )
+    meta = file.metadata
+    version = (meta.metadata or {}).get(KEY)
+    if version is None:
+        raise FormatError("this Parquet file is not a manifest")
+    if version != VERSION.encode():
+        raise VersionError("this manifest is of a version this program does not know")
+    if meta.num_rows > MAX_ROWS or meta.num_row_groups > 64:
+        raise FormatError(f"a manifest has more than {MAX_ROWS} rows")
+    if sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) > MAX_DECODED:
+        raise FormatError("a manifest is too large once decoded")
+    if not file.schema_arrow.remove_metadata().equals(columns.arrow_schema()):
+        raise FormatError("a manifest's columns are not those of its version")
+    parts, size = [], 0
+    for batch in file.iter_batches(batch_size=4096, use_threads=False):
+        size += batch.nbytes
+        if size > MAX_DECODED:
+            raise FormatError("a manifest is too large once decoded")
+        parts.append(batch)
+    schema = columns.arrow_schema().with_metadata({KEY: VERSION.encode()})
+    return pa.Table.from_batches(parts, schema=file.schema_arrow).cast(schema)  # other metadata goes
+
+
+def _check(table: pa.Table, facility: str) -> None:
+    if not table.num_rows:
+        raise FormatError("a manifest has no rows")
+    table.validate(full=True)
+    for column in columns.COLUMNS:
+        _check_column(column, table[column.name])
+    for name in ("object_sha256", "source_digest"):
+        _all_match(table, name, _HEX64)
+    for name in ("study_uid", "series_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid"):
+        _all_match(table, name, _UID)
+    if pc.unique(table["facility"]).to_pylist() != [facility]:
+        raise FormatError("a manifest names another facility than its sender")
+    if pc.count_distinct(table["object_sha256"]).as_py() != table.num_rows:
+        raise FormatError("an object stands twice in a manifest")
+    if not set(pc.unique(table["encoding"]).to_pylist()) <= set(ENDINGS):
+        raise FormatError("an object has an encoding this program does not know")
+    if pc.max(table["object_bytes"]).as_py() > MAX_SIZE:
+        raise FormatError("an object is larger than this format allows")
+
+
+def _check_column(column: columns.Column, values: pa.ChunkedArray) -> None:
+    if column.required and values.null_count:
+        raise FormatError(f"{column.name} is missing in a row")
+    if pa.types.is_list(column.arrow):
+        if (pc.max(pc.list_value_length(values)).as_py() or 0) > MAX_ITEMS:
+            raise FormatError(f"{column.name} has too many items in a row")
+        values = pc.list_flatten(values)
+        if values.null_count:
+            raise FormatError(f"{column.name} has an empty item")
+    if pa.types.is_string(values.type) or pa.types.is_binary(values.type):
+        limit = MAX_SEAL if pa.types.is_binary(values.type) else MAX_TEXT
+        if (pc.max(pc.binary_length(values)).as_py() or 0) > limit:
+            raise FormatError(f"{column.name} is longer than {limit} bytes")
+    elif column.name.endswith("_bytes") and (pc.min(values).as_py() or 0) < 0:
+        raise FormatError(f"{column.name} is negative")
+
+
+def _all_match(table: pa.Table, name: str, pattern: str) -> None:
+    if not pc.all(pc.match_substring_regex(table[name].drop_null(), pattern)).as_py() and len(
+        table[name].drop_null()
+    ):
+        raise FormatError(f"{name} is not well formed in a row")
+
+
+def objects(table: pa.Table) -> Iterator[tuple[str, int, str]]:
+    """Id, stored size and encoding of each object, in order: what `container.read_objects` expects."""
+    for batch in table.select(["object_sha256", "object_bytes", "encoding"]).to_batches():
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
