@@ -1,0 +1,289 @@
+"""The store's own SFTP server: one command, nothing to configure, one process for each connection.
+
+Guarantees: a facility sees its own `in` and `out` as the whole file system; a connection that misbehaves
+costs at most its own process, which has limits on time, handles and memory; when the server is told to
+stop, or dies, no process of it stays behind.
+
+The parent accepts, and forks before any thread exists in it (`serve` refuses to start otherwise): a child
+needs no import and is there in milliseconds, and OpenSSL and paramiko start fresh in it. Connections do
+not share an interpreter, so they do not wait for each other's cryptography.
+
+Leaves to others: SSH (paramiko), who is enrolled (`shelf_of`), what the files mean (`ingest`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, Protocol
+
+import paramiko
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from central_store.sftp_files import Files
+from central_store.sftp_login import Login, ShelfOf, log
+from central_store.sftp_session import Session
+from schemas.errors import FormatError
+from schemas.transit.dial import paramiko_key, prefer, set_socket
+
+WINDOW = 16 * 1024 * 1024
+"""Bytes a client may send ahead: 125 MB/s at a round trip of 130 ms."""
+SSH_PACKET = 256 * 1024
+_LOOK = 0.25  # seconds between looks at `stop`
+_GRACE = 5.0  # seconds children have to end before they are killed
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server allows."""
+
+    sessions: int = 64
+    """Connections at once."""
+    waiting: int = 16
+    """Connections at once that have not logged in yet."""
+    login_seconds: int = 20
+    """Time from connecting to sftp."""
+    idle_seconds: float = 600
+    """Silence after which a session ends."""
+    attempts: int = 6
+    """Keys a connection may try."""
+    handles: int = 64
+    """Open files of a session."""
+    file_bytes: int = 320 * 1024 * 1024
+    """Largest file: a sealed batch is 256 MiB and a little."""
+    memory_bytes: int = 256 * 1024 * 1024
+    """What the process of a connection may allocate."""
+
+
+class Stop(Protocol):
+    """Anything like `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Whether the server should end."""
+
+
+@dataclass
+class _Child:
+    pid: int
+    peer: str
+    alive: int  # read end of a pipe: one byte says logged in, its end says gone
+    waiting: bool = True
+
+
+def serve(
+    *,
+    host: str,
+    port: int,
+    host_key: bytes | Ed25519PrivateKey,
+    shelf_of: ShelfOf,
+    ready: Callable[[tuple[str, int]], None],
+    stop: Stop,
+    limits: Limits = Limits(),
+) -> None:
+    """Serve until `stop` is set or SIGTERM or SIGINT arrives; then end every connection and return.
+
+    Args:
+        host: address to listen on; empty for all.
+        port: TCP port; 0 for a free one.
+        host_key: the server's Ed25519 key, an OpenSSH private key file's bytes or the key itself.
+        shelf_of: called in a connection's own process at each login.
+        ready: called once with the address, when connections are accepted.
+        stop: looked at several times a second.
+        limits: see `Limits`.
+
+    Raises:
+        RuntimeError: the process has other threads.
+        FormatError: `host_key` is not an Ed25519 key.
+        OSError: the address cannot be used.
+    """
+    if threading.active_count() != 1:
+        raise RuntimeError("the server forks: call it from a process without other threads")
+    key = paramiko_key(host_key)
+    children: dict[int, _Child] = {}
+    with _listen(host, port) as listener, _signals() as woken, selectors.DefaultSelector() as selector:
+        gc.collect()
+        gc.freeze()  # children do not copy pages just to count references
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        ready(listener.getsockname()[:2])
+        try:
+            while not stop.is_set():
+                for selected, _ in selector.select(_LOOK):
+                    if selected.fd == woken:
+                        return
+                    if selected.fd != listener.fileno():
+                        _hear(children, selected.fd, selector)
+                        continue
+                    with suppress(OSError):  # the client was gone before it was accepted
+                        sock, address = listener.accept()
+                        if _room(children, limits, address[0]):
+                            child = _fork(listener, sock, address[0], key, shelf_of, limits)
+                            children[child.alive] = child
+                            selector.register(child.alive, selectors.EVENT_READ)
+                        sock.close()
+        finally:
+            listener.close()
+            _end(children)
+            gc.unfreeze()
+
+
+# -- the parent ------------------------------------------------------------------------------------
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    return socket.create_server(address[:2], family=family, backlog=128)
+
+
+@contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor that becomes readable on SIGTERM or SIGINT."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def wake(_number: int, _frame: FrameType | None) -> None:
+        with suppress(BlockingIOError):
+            os.write(writer, b"!")
+
+    former = {number: signal.signal(number, wake) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield reader
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+def _room(children: dict[int, _Child], limits: Limits, peer: str) -> bool:
+    waiting = sum(child.waiting for child in children.values())
+    if len(children) < limits.sessions and waiting < limits.waiting:
+        return True
+    log.warning("refused: too many connections, from=%s", peer)
+    return False
+
+
+def _hear(children: dict[int, _Child], alive: int, selector: selectors.BaseSelector) -> None:
+    """A child logged in, or ended."""
+    if os.read(alive, 1):
+        children[alive].waiting = False
+        return
+    selector.unregister(alive)
+    os.close(alive)
+    child = children.pop(alive)
+    _, status = os.waitpid(child.pid, 0)
+    if os.WIFSIGNALED(status):
+        late = os.WTERMSIG(status) == signal.SIGALRM
+        log.warning(
+            "refused: the login took too long, from=%s" if late else "a session ended badly, from=%s",
+            child.peer,
+        )
+
+
+def _end(children: dict[int, _Child]) -> None:
+    """End all children: first politely, then not. A killed one leaves what a power cut would leave."""
+    for child in children.values():
+        os.kill(child.pid, signal.SIGTERM)
+    until = time.monotonic() + _GRACE
+    for child in children.values():
+        while os.waitpid(child.pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+                break
+            time.sleep(0.01)
+        os.close(child.alive)
+
+
+def _fork(
+    listener: socket.socket,
+    sock: socket.socket,
+    peer: str,
+    key: paramiko.PKey,
+    shelf_of: ShelfOf,
+    limits: Limits,
+) -> _Child:
+    parent, (reader, writer) = os.getpid(), os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        listener.close()  # the address must be free again as soon as the parent is gone
+        _child(sock, peer, key, shelf_of, limits, parent, writer)
+    os.close(writer)
+    return _Child(pid, peer, reader)
+
+
+# -- the child -------------------------------------------------------------------------------------
+
+
+def _child(
+    sock: socket.socket,
+    peer: str,
+    key: paramiko.PKey,
+    shelf_of: ShelfOf,
+    limits: Limits,
+    parent: int,
+    alive: int,
+) -> NoReturn:
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(limits.login_seconds)
+        _bound_memory(limits.memory_bytes)
+        set_socket(sock, limits.idle_seconds)
+        _session(sock, peer, key, shelf_of, limits, parent, alive)
+        code = 0
+    except (FormatError, OSError, EOFError, paramiko.SSHException, MemoryError) as error:
+        log.info("a session broke: %s, from=%s", type(error).__name__, peer)
+    finally:
+        os._exit(code)  # the parent's cleaning up is not ours
+
+
+def _session(
+    sock: socket.socket,
+    peer: str,
+    key: paramiko.PKey,
+    shelf_of: ShelfOf,
+    limits: Limits,
+    parent: int,
+    alive: int,
+) -> None:
+    transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=SSH_PACKET)
+    transport.local_version = "SSH-2.0-fstore"
+    transport.add_server_key(key)
+    prefer(transport)
+    login = Login(shelf_of, peer, transport, limits.attempts)
+    transport.start_server(event=threading.Event(), server=login)
+    while not login.decided.wait(0.5):
+        if not transport.is_active():
+            return
+    signal.alarm(0)
+    os.write(alive, b"+")
+    folder, channel = login.folder, login.channel
+    if not isinstance(folder, Path) or channel is None:
+        return
+    files = Files(folder, max_handles=limits.handles, max_file=limits.file_bytes)
+    session = Session(files, limits.handles)
+    session.converse(channel, idle=limits.idle_seconds, wanted=lambda: os.getppid() == parent)
+    channel.close()
+    transport.close()
+
+
+def _bound_memory(more: int) -> None:
+    """Limit what this process may allocate beyond what it has (Linux: `RLIMIT_DATA` counts all of it)."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        kib = int(next(line for line in lines if line.startswith("VmData:")).split()[1])
+        resource.setrlimit(resource.RLIMIT_DATA, (kib * 1024 + more,) * 2)
