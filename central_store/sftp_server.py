@@ -14,6 +14,7 @@ Leaves to others: SSH (paramiko), who is enrolled (`shelf_of`), what the files m
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import resource
 import selectors
@@ -241,6 +242,7 @@ def _child(
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(limits.login_seconds)
+        logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what matters has a line of its own
         _bound_memory(limits.memory_bytes)
         set_socket(sock, limits.idle_seconds)
         _session(sock, peer, key, shelf_of, limits, parent, alive)
