@@ -16,8 +16,6 @@ Guarantees: a secret is created with mode 0600 and never read with a looser one;
 from __future__ import annotations
 
 import fcntl
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,29 +25,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from facility_sync import settings as settings_file
+from facility_sync.secret_files import read_secret
 from facility_sync.settings import Settings
 from schemas import keys, messages
 from schemas.errors import Busy, FormatError, SettingsError
 from schemas.transit import durable
-
-
-def read_secret(path: Path) -> bytes:
-    """Read a file only its owner may read.
-
-    Raises:
-        SettingsError: it is missing, or its mode lets others read or write it.
-    """
-    try:
-        with path.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise SettingsError(
-                    f"{path.name} can be read by others than its owner", hint=f"chmod 600 {path}"
-                )
-            return file.read()
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path.name} is missing", hint=f"Put it back at {path}.") from error
-    except PermissionError as error:
-        raise SettingsError(f"{path.name} cannot be read", hint=f"Check the owner of {path}.") from error
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -16,13 +17,20 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from facility_sync import output
-from facility_sync.home import Home, read_secret
+from facility_sync.home import Home
+from facility_sync.secret_files import read_secret
+from schemas import messages
 from schemas.errors import EXIT_CODES, INTERRUPTED, SettingsError, SyncError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 pass_home = click.make_pass_decorator(Home)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")
+
+
+def now_text() -> str:
+    """The shell's clock, as it is written into files."""
+    return messages.rfc3339(datetime.now(UTC))
 
 
 def exit_codes_text() -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from facility_sync import output
-from facility_sync.cli.common import json_option, pass_home
+from facility_sync.cli.common import json_option, now_text, pass_home
 from facility_sync.home import Home
 from facility_sync.settings import absolute_source
 from schemas import keys
@@ -29,7 +30,10 @@ def init(home: Home, facility: str, as_json: bool) -> None:
     from facility_sync.identity import domains
 
     card = home.create(facility)
-    domain = domains.make_own(home.domains, name=facility)
+    domain = domains.make(
+        facility, secret=secrets.token_bytes(32), age_identity=keys.new_age_identity(), created=now_text()
+    )
+    domains.keep_own(home.domains, domain)
     if as_json:
         click.echo(
             output.to_json(

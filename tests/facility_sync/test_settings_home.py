@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facility_sync.home import Home, read_secret
+from facility_sync.home import Home
+from facility_sync.secret_files import read_secret
 from facility_sync.settings import Settings, parse, render
 from schemas import keys, messages
 from schemas.errors import Busy, SettingsError

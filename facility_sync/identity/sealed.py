@@ -1,0 +1,178 @@
+"""Seals of a domain: a small identity, and a whole object, each an age file.
+
+Guarantees: an object is one zstd frame inside the seal when that saves at least 5 % and the plain bytes
+otherwise, and the row says which; what comes out of `open_object` is complete or an error; sizes are
+limited before anything is written.
+
+Compression is decided on the whole file up to 8 MiB and on three samples beyond. `age -d | zstd -d`
+opens an object without this program.
+
+Leaves to others: comparing what comes out with the row (`facility_sync.restore`), processes (pyrage holds
+the interpreter lock).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, NamedTuple, cast
+
+import zstandard
+
+from facility_sync.identity.domains import Domain, Keyring
+from schemas import envelope
+from schemas.errors import FormatError, SealError
+from schemas.messages import canonical
+
+IDENTITY_VERSION = 1
+IDENTITY_KEYS = (
+    "patient_name", "patient_id", "issuer", "other_patient_ids", "birth_date", "sex", "accession",
+    "study_description", "series_description", "protocol",
+)  # fmt: skip
+"""What a sealed identity may hold, each a text of at most 300 characters."""
+_MAX_IDENTITY = 4096
+_SAVES = 0.95
+_LEVEL = 1
+_SAMPLE = 1024 * 1024
+_WHOLE = 8 * 1024 * 1024
+_BLOCK = 256 * 1024
+
+
+class SealedObject(NamedTuple):
+    """A sealed object: SHA-256 and size of the stored bytes, and how they are encoded."""
+
+    sha256: str
+    size: int
+    encoding: str
+
+
+def seal_identity(identity: Mapping[str, str], domains: Sequence[Domain]) -> bytes:
+    """Seal an identity for the domains; empty values are left out, long ones cut."""
+    values = {key: identity[key][:300] for key in IDENTITY_KEYS if identity.get(key)}
+    plain = canonical(values | {"version": IDENTITY_VERSION})
+    while len(plain) > _MAX_IDENTITY:  # only descriptions can be that long
+        values.popitem()
+        plain = canonical(values | {"version": IDENTITY_VERSION})
+    return envelope.seal_bytes(plain, [domain.recipient for domain in domains])
+
+
+def open_identity(seal: bytes, keyring: Keyring) -> dict[str, str] | None:
+    """The identity, or None when no domain here opens it (or it is not one of ours)."""
+    try:
+        plain = envelope.open_bytes(
+            seal, [domain.age_identity for domain in keyring.domains], limit=_MAX_IDENTITY
+        )
+        values = json.loads(plain)
+    except (SealError, FormatError, ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or values.pop("version", None) != IDENTITY_VERSION:
+        return None
+    return {key: value for key, value in values.items() if key in IDENTITY_KEYS and isinstance(value, str)}
+
+
+class _Counted:
+    """Writes through, counts and hashes."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self._sink.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+
+def seal_object(source: BinaryIO, size: int, sink: BinaryIO, domains: Sequence[Domain]) -> SealedObject:
+    """Seal a file for the domains.
+
+    Args:
+        source: seekable, at its beginning.
+        size: its size in bytes.
+        sink: takes the age file from where it stands.
+        domains: who may open it.
+    """
+    compressed = _compressed(source, size)
+    reader: BinaryIO = source if compressed is None else compressed
+    counted = _Counted(sink)
+    recipients = [domain.recipient for domain in domains]
+    written = envelope.seal(reader, cast(BinaryIO, counted), recipients)
+    return SealedObject(counted.digest.hexdigest(), written, "age" if compressed is None else "age+zstd")
+
+
+def _compressed(source: BinaryIO, size: int) -> BinaryIO | None:
+    """The content as one zstd frame, or None when that saves too little."""
+    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True, write_checksum=True)
+    if size <= _WHOLE:
+        data = source.read()
+        frame = compressor.compress(data)
+        source.seek(0)
+        return io.BytesIO(frame) if len(frame) <= _SAVES * size else None
+    saved = 0
+    for offset in (0, size // 2, size - _SAMPLE):
+        source.seek(offset)
+        saved += len(compressor.compress(source.read(_SAMPLE)))
+    source.seek(0)
+    if saved > _SAVES * 3 * _SAMPLE:
+        return None
+    return cast(BinaryIO, compressor.stream_reader(source, size=size, read_size=_BLOCK))
+
+
+def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyring, *, limit: int) -> None:
+    """Open a sealed object.
+
+    Args:
+        source: the age file.
+        sink: takes the plain file; use it only after this function returned.
+        encoding: as the row says.
+        keyring: any of its domains may fit.
+        limit: size of the plain file as the row says; never exceeded.
+
+    Raises:
+        SealError: not for these domains, cut short or altered.
+        FormatError: another encoding or a larger content than the row says.
+    """
+    identities = [domain.age_identity for domain in keyring.domains]
+    if encoding == "age":
+        envelope.open_sealed(source, sink, identities, limit=limit)
+    elif encoding == "age+zstd":
+        frame = _Frame(sink, limit)
+        envelope.open_sealed(source, cast(BinaryIO, frame), identities, limit=limit + limit // 128 + 1024)
+        frame.finish()
+    else:
+        raise FormatError("an object has an encoding this program does not know")
+
+
+class _Frame:
+    """Takes one zstd frame and writes what it holds; nothing may follow it (RFC 8878)."""
+
+    def __init__(self, sink: BinaryIO, limit: int) -> None:
+        self._sink = sink
+        self._left = limit
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj(write_size=_BLOCK)
+
+    def write(self, data: bytes) -> int:
+        try:
+            plain = self._decoder.decompress(data) if not self._decoder.eof else None
+        except zstandard.ZstdError as error:
+            raise FormatError("an object holds no readable zstd frame") from error
+        if plain is None or self._decoder.unused_data:
+            raise FormatError("something follows the zstd frame of an object")
+        self._left -= len(plain)
+        if self._left < 0:
+            raise FormatError("an object holds more than its row says")
+        self._sink.write(plain)
+        return len(data)
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+    def finish(self) -> None:
+        """The frame must be whole."""
+        if not self._decoder.eof:
+            raise FormatError("the zstd frame of an object is cut short")
