@@ -97,7 +97,7 @@ class FolderShelf:
 
     def path(self, name: ShelfName) -> Path:
         """Where a file lies; for the owner of the folder, who may want to read it in place."""
-        return self._folder / str(name)
+        return self._folder / str(shelf_name(str(name)))
 
     def put(self, name: ShelfName, source: BinaryIO, size: int, progress: Progress | None = None) -> None:
         """See `Shelf.put`. Raises `OSError` when the disk fails."""
