@@ -106,7 +106,7 @@ class Files:
             os.close(below)
         self._handles: dict[bytes, Handle] = {}
         self._issued = 0
-        self._written: dict[str, tuple[int, int]] = {}
+        self._written: dict[str, int] = {}  # kept open, so that no other file can get the same inode number
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -127,9 +127,13 @@ class Files:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise PermissionError(errno.EACCES, "only files can be opened")
+        handle = self._issue(Handle(descriptor, where))
         if where.folder == "in":
-            self._written[where.name] = status.st_dev, status.st_ino
-        return self._issue(Handle(descriptor, where))
+            self._forget(where.name)
+            if len(self._written) >= self._max_handles:
+                self._forget(next(iter(self._written)))
+            self._written[where.name] = os.dup(descriptor)
+        return handle
 
     def open_listing(self, path: bytes) -> bytes:
         """Open a folder to list it; returns a handle."""
@@ -157,8 +161,9 @@ class Files:
         for handle in list(self._handles):
             with suppress(OSError):
                 self.close(handle)
-        for folder in self._folders.values():
-            os.close(folder)
+        for descriptor in (*self._written.values(), *self._folders.values()):
+            os.close(descriptor)
+        self._written.clear()
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -213,17 +218,22 @@ class Files:
         if src.folder != "in" or src != Place("in", dst.name + PART_SUFFIX):
             raise PermissionError(errno.EACCES, "only a .part in `in` can be renamed, to its final name")
         folder = self._folders["in"]
-        status = os.stat(src.name, dir_fd=folder, follow_symlinks=False)
-        identity = status.st_dev, status.st_ino
-        if self._written.pop(src.name, identity) != identity:
+        there = os.stat(src.name, dir_fd=folder, follow_symlinks=False)
+        if src.name in self._written and not os.path.samestat(there, os.fstat(self._written[src.name])):
             raise OSError(errno.ESTALE, "another session has begun this file again")
         if any(handle.place == src for handle in self._handles.values()):
             raise OSError(errno.EBUSY, "the file is still open for writing")
         if not replace and _exists(dst.name, folder):
             raise FileExistsError(errno.EEXIST, "the name is taken")
         durable.rename_at(folder, src.name, dst.name)
+        self._forget(src.name)
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _forget(self, name: str) -> None:
+        descriptor = self._written.pop(name, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _file(self, path: bytes) -> Place:
         where = place(path)

@@ -120,19 +120,20 @@ def serve(
         ready(listener.getsockname()[:2])
         try:
             while not stop.is_set():
-                for selected, _ in selector.select(_LOOK):
-                    if selected.fd == woken:
-                        return
-                    if selected.fd != listener.fileno():
-                        _hear(children, selected.fd, selector)
-                        continue
-                    with suppress(OSError):  # the client was gone before it was accepted
-                        sock, address = listener.accept()
+                events = {selected.fd for selected, _ in selector.select(_LOOK)}
+                if woken in events:
+                    return
+                for alive in events & children.keys():  # before new ones: they may make room
+                    _hear(children, alive, selector)
+                if listener.fileno() not in events:
+                    continue
+                with suppress(OSError):  # the client was gone before it was accepted
+                    sock, address = listener.accept()
+                    with sock:
                         if _room(children, limits, address[0]):
                             child = _fork(listener, sock, address[0], key, shelf_of, limits)
                             children[child.alive] = child
                             selector.register(child.alive, selectors.EVENT_READ)
-                        sock.close()
         finally:
             listener.close()
             _end(children)
