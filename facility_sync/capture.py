@@ -1,0 +1,188 @@
+"""One source file, read once, to a manifest row and a sealed object.
+
+Order: open, look, hash, header, row, seal, open the seal again and compare, look once more. Guarantees: a
+file that is taken was proved to come back bit for bit with the domain's key before anything is sent; a
+file that changed meanwhile is not taken; a bad file is a `Refused`, never an exception; memory stays
+bounded whatever the file's size (up to 64 MiB it is held, beyond it streams through the open file).
+
+Leaves to others: which files (`facility_sync.intake`), where the seal goes (`facility_sync.pack`). Runs
+in worker processes: pyrage holds the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from facility_sync.dicom_file import REASONS, TRANSIENT, Header, Refused, read_header
+from facility_sync.identity import sealed, tokens
+from facility_sync.identity.domains import Domain, Keyring
+from schemas.errors import Damaged
+from schemas.extract import Clear, Identity, SiteMap, clear_columns
+
+__all__ = ["REASONS", "TRANSIENT", "Refused", "Taken", "take"]
+
+_HELD = 64 * 1024 * 1024
+_BLOCK = 1024 * 1024
+
+
+class Taken(NamedTuple):
+    """A file that was taken: its whole manifest row."""
+
+    row: dict[str, Any]
+
+
+def take(
+    path: Path,
+    *,
+    facility: str,
+    domains: Sequence[Domain],
+    site_map: SiteMap,
+    captured_at: datetime,
+    max_bytes: int,
+    sink: BinaryIO,
+) -> Taken | Refused:
+    """Take one file.
+
+    Args:
+        path: the file.
+        facility: whose image it is.
+        domains: who may read it; the first is the facility's own.
+        site_map: from descriptions to the menu.
+        captured_at: written into the row.
+        max_bytes: largest file taken.
+        sink: readable and writable; the sealed object is written from where it stands.
+
+    Raises:
+        OSError: the sink failed.
+        Damaged: the sealed object does not open to the file: memory or disk are at fault.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        return Refused("vanished" if isinstance(error, FileNotFoundError) else "unreadable")
+    with os.fdopen(descriptor, "rb") as file:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode) or before.st_size > max_bytes:
+            return Refused("too-large" if stat.S_ISREG(before.st_mode) else "unreadable")
+        try:
+            source, digest = _content(file, before.st_size)
+            header = read_header(source, before.st_size)
+            source.seek(0)
+        except OSError:
+            return Refused("unreadable")
+        if isinstance(header, Refused):
+            return header
+        start = sink.tell()
+        made = sealed.seal_object(source, before.st_size, sink, domains)
+        _prove(sink, start, made, before.st_size, digest, domains)
+        if _changed(before, os.fstat(descriptor)) or _count(source) != before.st_size:
+            return Refused("changed-while-reading")
+    clear = clear_columns(
+        header.dataset, transfer_syntax=header.transfer_syntax, facility=facility, site_map=site_map
+    )
+    return Taken(
+        _row(clear, header, made, domains)
+        | {
+            "dicom_bytes": before.st_size,
+            "source_digest": tokens.keyed_digest(domains[0], digest),
+            "captured_at": captured_at,
+        }
+    )
+
+
+def _content(file: BinaryIO, size: int) -> tuple[BinaryIO, bytes]:
+    """The file's content as something seekable, and its SHA-256."""
+    if size <= _HELD:
+        data = file.read(size + 1)
+        return io.BytesIO(data), hashlib.sha256(data).digest()
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    file.seek(0)
+    return file, digest.digest()
+
+
+def _count(source: BinaryIO) -> int:
+    return source.seek(0, io.SEEK_END)
+
+
+def _changed(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+
+
+def _prove(
+    sink: BinaryIO, start: int, made: sealed.SealedObject, size: int, digest: bytes, domains: Sequence[Domain]
+) -> None:
+    """Open what was just sealed, from where it was written to, and compare."""
+    sink.flush()
+    sink.seek(start)
+    again = _Digest()
+    part = io.BytesIO(sink.read(made.size)) if made.size <= _HELD else sink
+    sealed.open_object(part, cast(BinaryIO, again), made.encoding, Keyring(tuple(domains)), limit=size)
+    sink.seek(start + made.size)
+    if again.digest.digest() != digest:
+        raise Damaged(
+            "a sealed image does not open to the file it was made of",
+            hint="Nothing was sent. Check this machine's memory and disk, then run the command again.",
+        )
+
+
+class _Digest:
+    """Hashes what is written to it and keeps nothing."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+def _row(
+    clear: Clear, header: Header, made: sealed.SealedObject, domains: Sequence[Domain]
+) -> dict[str, Any]:
+    """Everything but what the file itself says."""
+    identity = clear.identity
+    found = identity.values
+    return clear.row | {
+        "object_sha256": made.sha256,
+        "object_bytes": made.size,
+        "encoding": made.encoding,
+        "patient_id_tokens": [
+            token
+            for domain in domains
+            for token in tokens.patient_id_row(domain, found["patient_id"], found["issuer"])
+        ],
+        "person_tokens": [
+            token
+            for domain in domains
+            for token in tokens.person(domain, found["patient_name"], identity.born)
+        ],
+        "accession_tokens": [
+            token for domain in domains for token in tokens.accession(domain, found["accession"])
+        ],
+        "domains": [domain.id for domain in domains],
+        "sealed_identity": _sealed_identity(tuple(sorted(_known(identity))), tuple(domains)),
+        "flags": sorted({*header.flags, *clear.flags}),
+    }
+
+
+def _known(identity: Identity) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in identity.values.items() if value]
+
+
+@lru_cache(maxsize=4096)
+def _sealed_identity(identity: tuple[tuple[str, str], ...], domains: tuple[Domain, ...]) -> bytes:
+    """Equal identities of a round share one seal: smaller manifests, and one opening for many rows."""
+    return sealed.seal_identity(dict(identity), domains)
