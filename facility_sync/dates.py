@@ -28,6 +28,8 @@ def parse(text: str, *, today: date) -> tuple[date | None, date | None]:
     Raises:
         FormatError: nobody can tell which day is meant.
     """
+    first: date | None
+    last: date | None
     first_text, dots, last_text = text.strip().partition("..")
     if not dots:
         first, last = _span(first_text, today)

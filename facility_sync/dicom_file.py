@@ -109,7 +109,7 @@ def _begins_with_elements(start: bytes) -> bool:
     """Whether a file without Part 10 header begins with an element of group 2 or 8, in either byte order."""
     if len(start) < 8:
         return False
-    little, big = (int.from_bytes(start[:2], order) for order in ("little", "big"))  # type: ignore[arg-type]
+    little, big = (int.from_bytes(start[:2], order) for order in ("little", "big"))
     return little in (2, 8) or big in (2, 8)
 
 

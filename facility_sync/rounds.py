@@ -184,7 +184,7 @@ class Round:
 
     def _taken(self, taken: list[pack.Spooled], left: list[pack.Left], spool: Path) -> None:
         """Files were read: drop what is held already, make a batch of the rest."""
-        self.progress.step("read", sum(item.wanted.fact.size for item in taken + left))  # type: ignore[operator]
+        self.progress.step("read", sum(item.wanted.fact.size for item in taken + left))
         entries = [self._leave(item) for item in left]
         held = self._held([item.row["source_digest"] for item in taken])
         fresh: list[pack.Spooled] = []

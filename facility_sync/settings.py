@@ -108,9 +108,10 @@ def parse(text: str) -> Settings:
         _check_type(key, value)
     if "facility" not in values:
         raise SettingsError("settings.toml names no facility", hint="Run `fsync init --facility NAME`.")
-    return Settings(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    )
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return Settings(**given)
 
 
 def _is_texts(value: Any) -> bool:

@@ -13,15 +13,17 @@ Leaves to others: reading the header (`facility_sync.dicom_file`), tokens and se
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from schemas import names, terms
 from schemas.errors import FormatError
+
+_T = TypeVar("_T")
 
 SiteMap = Mapping[str, Mapping[str, str]]
 """A description as the modality writes it, in any case, to `meaning` and, if there is one, `code`."""
@@ -202,10 +204,10 @@ class _Values:
         return number
 
     def day(self, keyword: str) -> date | None:
-        return self._read(keyword, parse_day)
+        return self.read(keyword, parse_day)
 
     def clock(self, keyword: str) -> time | None:
-        return self._read(keyword, parse_time)
+        return self.read(keyword, parse_time)
 
     def moment(self) -> datetime | None:
         """Acquisition date-time, or its two halves."""
@@ -221,7 +223,7 @@ class _Values:
             self.flag("bad-value")
             return None
 
-    def _read(self, keyword: str, parse: Any) -> Any:
+    def read(self, keyword: str, parse: Callable[[str], _T]) -> _T | None:
         text = self.text(keyword)
         if not text:
             return None

@@ -64,9 +64,7 @@ def request_id(text: object) -> RequestId:
 def facility_name(text: object) -> FacilityName:
     """Check a facility's name; raises `FormatError`."""
     return FacilityName(
-        _match(
-            _FACILITY, text, "a facility name (1 to 40 letters, digits, - or _; a letter or digit first)"
-        )
+        _match(_FACILITY, text, "a facility name (1 to 40 letters, digits, - or _; a letter or digit first)")
     )
 
 

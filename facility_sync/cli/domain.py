@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -44,7 +45,7 @@ def listing(home: Home, as_json: bool) -> None:
 @click.option("--domain", "identifier", help="Which domain; default: this terminal's own.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @pass_home
-def export(home: Home, card: click.utils.LazyFile, identifier: str | None, file: Path) -> None:
+def export(home: Home, card: BinaryIO, identifier: str | None, file: Path) -> None:
     """Write a domain to FILE, sealed so that only the terminal with that card opens it.
 
     Whoever imports it can read every identity and image of the domain, for good.
@@ -71,7 +72,7 @@ def export(home: Home, card: click.utils.LazyFile, identifier: str | None, file:
 @click.argument("file", type=click.File("rb"))
 @json_option
 @pass_home
-def take_in(home: Home, file: click.utils.LazyFile, as_json: bool) -> None:
+def take_in(home: Home, file: BinaryIO, as_json: bool) -> None:
     """Take in a domain that was sealed for this terminal.
 
     Example: fsync domain import for-partner.domain

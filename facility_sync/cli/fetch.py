@@ -24,7 +24,7 @@ from schemas.errors import NotExact, SettingsError
 @json_option
 @pass_home
 def fetch(
-    home: Home, to: Path, quiet: bool,
+    home: Home, /, to: Path, quiet: bool,
     user: str | None, password_file: Path | None, password_stdin: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Bring matching images back, byte for byte what the facility read.
@@ -39,7 +39,7 @@ def fetch(
     """  # noqa: D301
     import time
 
-    from facility_sync import ask, exchange, fetching
+    from facility_sync import ask, exchange, fetching, restore
     from facility_sync.identity import domains
 
     keyring = domains.load(home.domains)
@@ -72,7 +72,7 @@ def fetch(
         )
         for reason in sorted({item.reason for item in done.failed}):
             count = sum(item.reason == reason for item in done.failed)
-            click.echo(f"  {reason} ({count:,}): {fetching.restore.REASONS[reason]}")
+            click.echo(f"  {reason} ({count:,}): {restore.REASONS[reason]}")
     if done.failed:
         failure = NotExact(f"{len(done.failed):,} of {done.matched:,} images were not restored")
         failure.printed = True  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ HEADINGS: dict[str, dict[str, str]] = {
 @json_option
 @pass_home
 def query(
-    home: Home, level: str, count_only: bool, limit: int, form: str, file: Path | None,
+    home: Home, /, level: str, count_only: bool, limit: int, form: str, file: Path | None,
     user: str | None, password_file: Path | None, password_stdin: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Search the store; the password is checked there, the patient's data become tokens here.
@@ -104,7 +105,8 @@ def _print(rows: list[dict[str, Any]], form: str, level: str, file: Path | None)
     else:
         data = _parquet(rows)
     if file is None:
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
     else:
         file.write_bytes(data)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -54,7 +55,7 @@ def init(home: Home, facility: str, as_json: bool) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="Dial this port instead of the card's.")
 @json_option
 @pass_home
-def trust(home: Home, card: click.utils.LazyFile, host: str | None, port: int | None, as_json: bool) -> None:
+def trust(home: Home, card: BinaryIO, host: str | None, port: int | None, as_json: bool) -> None:
     """Pin the store: address, host key, signing key, age recipient.
 
     Example: fsync trust store.card
