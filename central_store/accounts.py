@@ -1,0 +1,141 @@
+"""People who may search: one account per file, an Argon2id password hash in each.
+
+Guarantees: a password is kept only as Argon2id (RFC 9106 section 4, second recommended option: 3 passes,
+64 MiB, 4 lanes) in PHC text; an unknown user, an account of another facility and a wrong password cost
+the same work and give the same answer. A right password is remembered for a few minutes in this process, as a
+keyed digest bound to the stored hash, so that the parts of one fetch do not each pay for it.
+
+Leaves to others: where a password comes from (`central_store.cli`), what an account may see
+(`central_store.access`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+import unicodedata
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidKey
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from central_store import facilities
+from central_store.layout import Layout
+from central_store.secret_files import read_secret
+from schemas import names
+from schemas.errors import AccessDenied, FormatError, SettingsError
+from schemas.messages import canonical
+from schemas.names import FacilityName, UserName
+from schemas.transit import durable
+
+ITERATIONS, MEMORY_KIB, LANES, LENGTH, SALT = 3, 64 * 1024, 4, 32, 16
+MIN_PASSWORD = 8
+"""Fewest characters of a new password (NIST SP 800-63B section 5.1.1.2)."""
+REMEMBER_SECONDS = 300.0
+_REMEMBER_MOST = 1000
+
+_NOBODY = f"$argon2id$v=19$m={MEMORY_KIB},t={ITERATIONS},p={LANES}${'A' * 22}${'A' * 43}"
+"""A hash no password has: verified for users that do not exist."""
+
+
+class Account(NamedTuple):
+    """A person at a facility."""
+
+    user: UserName
+    facility: FacilityName
+    phc: str
+
+
+def _bytes(password: str) -> bytes:
+    # One person's keyboard composes an accented letter, another's does not (RFC 8265 section 4.2.2: NFC).
+    return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
+
+
+def add(layout: Layout, user: UserName, facility: FacilityName, password: str) -> Account:
+    """Make an account, or give an existing one of the same facility a new password.
+
+    Raises:
+        SettingsError: the facility is not enrolled, the user belongs to another one or differs from another
+            only in letter case, or the password is too short.
+    """
+    if facilities.load(layout, facility) is None:
+        raise SettingsError(f"{facility} is not enrolled", hint="`fstore facilities` lists those that are.")
+    if len(password) < MIN_PASSWORD:
+        raise SettingsError(f"a password has at least {MIN_PASSWORD} characters")
+    for other in everyone(layout):
+        if other.user.lower() == user.lower() and (other.user != user or other.facility != facility):
+            raise SettingsError(f"the user name {user} is taken", hint="`fstore account list` shows by whom.")
+    salt = secrets.token_bytes(SALT)
+    hasher = Argon2id(salt=salt, length=LENGTH, iterations=ITERATIONS, lanes=LANES, memory_cost=MEMORY_KIB)
+    account = Account(user, facility, hasher.derive_phc_encoded(_bytes(password)))
+    data = canonical(account._asdict() | {"type": "account", "version": 1})
+    durable.publish(layout.account(user), data, mode=0o600, replace=True)
+    return account
+
+
+def remove(layout: Layout, user: UserName) -> bool:
+    """Remove an account; returns whether there was one."""
+    path = layout.account(user)
+    if not path.exists():
+        return False
+    durable.remove(path)
+    return True
+
+
+def load(layout: Layout, user: UserName) -> Account | None:
+    """An account, or None; raises `SettingsError` for a broken or readable-by-others file."""
+    path = layout.account(user)
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(read_secret(path, name=f"accounts/{user}.json"))
+        account = Account(
+            names.user_name(found["user"]), names.facility_name(found["facility"]), found["phc"]
+        )
+        right = account.user == user and isinstance(account.phc, str)
+        right = right and canonical(found) == canonical(account._asdict() | {"type": "account", "version": 1})
+    except (ValueError, TypeError, KeyError, FormatError) as error:
+        raise SettingsError(f"accounts/{user}.json is no account of this version") from error
+    if not right:
+        raise SettingsError(f"accounts/{user}.json is no account of this version")
+    return account
+
+
+def everyone(layout: Layout) -> tuple[Account, ...]:
+    """All accounts, sorted by user."""
+    users = sorted(path.stem for path in layout.accounts.glob("*.json"))
+    found = (load(layout, names.user_name(user)) for user in users)
+    return tuple(account for account in found if account is not None)
+
+
+class Doorman:
+    """Checks passwords for one process.
+
+    Args:
+        layout: the store.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, layout: Layout, clock: Callable[[], float]) -> None:
+        self._layout = layout
+        self._clock = clock
+        self._key = secrets.token_bytes(32)
+        self._known: dict[bytes, float] = {}
+
+    def check(self, facility: FacilityName, user: UserName, password: str) -> None:
+        """Return if the account is this facility's and the password fits; raises `AccessDenied`."""
+        account = load(self._layout, user)
+        phc = _NOBODY if account is None or account.facility != facility else account.phc
+        text, now = _bytes(password), self._clock()
+        mark = hmac.digest(self._key, b"\0".join((phc.encode(), user.encode(), text)), "sha256")
+        if self._known.get(mark, 0.0) > now:
+            return
+        try:
+            Argon2id.verify_phc_encoded(text, phc)
+        except InvalidKey:
+            raise AccessDenied("the user name or the password is wrong") from None
+        if len(self._known) >= _REMEMBER_MOST:
+            self._known.clear()
+        self._known[mark] = now + REMEMBER_SECONDS

@@ -1,0 +1,296 @@
+"""The searchable index of all rows: derived from the manifests, can be dropped and rebuilt at any time.
+
+    instances   every column of `schemas.columns`, and: batch_id, object_offset (in the pack), duplicate,
+                and three 64-bit keys, so that a look-up scans eight bytes a row instead of a text
+    batches     one row each: facility, sequence, previous, counts
+    conflicts   SOP instances of which a facility sent different files
+
+Guarantees: a batch is one transaction, straight from its Parquet file; following it again is a no-op. The
+same file sent twice is one row in answers (`duplicate` marks the other). No index structure is kept in
+memory for instances, so memory does not follow the archive. DuckDB's errors come out as `CatalogError`.
+The only importer of duckdb; the database may read the manifests and nothing else.
+
+Leaves to others: what to ask (`central_store.query`), what was asked (`central_store.search`). One process
+may open it (DuckDB's own rule); `central_store.lock` keeps it so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from central_store import batches
+from central_store.batches import Batch
+from central_store.layout import Layout
+from central_store.packs import Place
+from central_store.settings import Settings
+from schemas import columns, names, ustar
+from schemas.container import TABLE
+from schemas.errors import Damaged
+from schemas.names import BatchId, FacilityName, ObjectId
+
+
+class CatalogError(Damaged):
+    """The catalog failed; it is derived and can be made again."""
+
+    hint = "Stop the service and run `fstore rebuild`: the catalog is made again from the manifests."
+
+
+_INSTANCES = columns.duckdb_ddl(
+    "instances",
+    "batch_id VARCHAR NOT NULL",
+    "object_offset BIGINT NOT NULL",
+    "duplicate BOOLEAN NOT NULL",
+    "object_key UBIGINT NOT NULL",
+    "source_key UBIGINT NOT NULL",
+    "sop_key UBIGINT NOT NULL",
+)
+_BATCHES = """CREATE TABLE batches (
+    batch_id VARCHAR PRIMARY KEY, facility VARCHAR NOT NULL, sequence BIGINT NOT NULL,
+    previous VARCHAR NOT NULL, objects BIGINT NOT NULL, bytes BIGINT NOT NULL,
+    created TIMESTAMP WITH TIME ZONE NOT NULL
+)"""
+_CONFLICTS = "CREATE TABLE conflicts (facility VARCHAR, sop_instance_uid VARCHAR)"
+VERSION = hashlib.sha256(
+    "\n".join((_INSTANCES, _BATCHES, _CONFLICTS, duckdb.__version__)).encode()
+).hexdigest()
+"""Of the tables' shape and of DuckDB, whose hash function the keys use: another one means a rebuild."""
+
+_B = ustar.BLOCK
+_NAMES = ", ".join(f'm."{column.name}"' for column in columns.COLUMNS)
+# Offsets follow from sizes: a tar member is a header block, its bytes, and zeros to the next block.
+_FRESH = f"""CREATE OR REPLACE TEMP TABLE fresh AS
+WITH sizes AS (
+    SELECT file_row_number AS n, {_B} + (object_bytes + {_B - 1}) // {_B} * {_B} AS room
+    FROM read_parquet($path, file_row_number = true)
+), places AS (
+    SELECT n, sum(room) OVER (ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) - room AS before
+    FROM sizes
+)
+SELECT {_NAMES}, $batch AS batch_id, ($head + p.before + {_B})::BIGINT AS object_offset, false AS duplicate,
+    hash(m.object_sha256) AS object_key, hash(m.source_digest) AS source_key,
+    hash(m.sop_instance_uid) AS sop_key
+FROM read_parquet($path, file_row_number = true) m JOIN places p ON m.file_row_number = p.n
+"""  # noqa: S608  # from the column table; values are parameters
+
+_OLDER = """CREATE OR REPLACE TEMP TABLE older AS
+SELECT sop_instance_uid, source_digest FROM instances
+WHERE rowid IN (
+    SELECT rowid FROM instances WHERE source_key IN (SELECT source_key FROM fresh)
+    UNION SELECT rowid FROM instances WHERE sop_key IN (SELECT sop_key FROM fresh))
+AND facility = ?"""
+_MARK = """UPDATE fresh SET duplicate = true
+WHERE source_digest IN (SELECT source_digest FROM older) OR rowid IN (
+    SELECT rowid FROM (
+        SELECT rowid, row_number() OVER (PARTITION BY source_digest ORDER BY object_sha256) AS n FROM fresh
+    ) WHERE n > 1)"""
+_CONFLICT = """INSERT INTO conflicts SELECT $facility, sop_instance_uid
+FROM (FROM older UNION ALL SELECT sop_instance_uid, source_digest FROM fresh)
+GROUP BY sop_instance_uid HAVING count(DISTINCT source_digest) > 1
+EXCEPT FROM conflicts"""
+
+_MARK_ALL = """UPDATE instances SET duplicate = true WHERE rowid IN (
+    SELECT rowid FROM (
+        SELECT rowid, row_number() OVER (
+            PARTITION BY facility, source_digest ORDER BY batch_id, object_sha256) AS n
+        FROM instances
+        WHERE source_key IN (SELECT source_key FROM instances GROUP BY ALL HAVING count(*) > 1)
+    ) WHERE n > 1)"""
+_CONFLICT_ALL = """INSERT INTO conflicts SELECT facility, sop_instance_uid FROM instances
+WHERE sop_key IN (SELECT sop_key FROM instances GROUP BY ALL HAVING count(*) > 1)
+GROUP BY ALL HAVING count(DISTINCT source_digest) > 1"""
+
+_HELD = """SELECT source_digest, min(batch_id) FROM instances
+WHERE rowid IN (
+    SELECT rowid FROM instances WHERE source_key IN (SELECT hash(unnest($wanted::VARCHAR[]))))
+AND facility = $facility AND source_digest IN (SELECT unnest($wanted::VARCHAR[])) GROUP BY ALL"""
+_PLACES = """SELECT object_sha256, min((batch_id, object_offset, object_bytes, encoding)) FROM instances
+WHERE rowid IN (
+    SELECT rowid FROM instances WHERE object_key IN (SELECT hash(unnest($wanted::VARCHAR[]))))
+AND facility IN (SELECT unnest($owners::VARCHAR[]))
+AND object_sha256 IN (SELECT unnest($wanted::VARCHAR[])) GROUP BY ALL"""
+_HEAD = """SELECT coalesce(max(sequence), 0), coalesce(arg_max(batch_id, sequence), '')
+FROM batches WHERE facility = $facility"""
+_TOTALS = """SELECT facility, count(*), (SELECT count(*) FROM instances i WHERE i.facility = b.facility)
+FROM batches b GROUP BY facility"""
+_ROWS_OF_BATCHES = """SELECT b.batch_id, count(i.batch_id)
+FROM batches b LEFT JOIN instances i ON i.batch_id = b.batch_id GROUP BY b.batch_id"""
+
+
+class Catalog:
+    """The catalog of one store; a context manager.
+
+    Args:
+        layout: the store.
+        settings: memory and threads.
+        rebuild: make a missing one, or one of another version, from the manifests; else `CatalogError`.
+    """
+
+    def __init__(self, layout: Layout, settings: Settings, *, rebuild: bool = True) -> None:
+        self._layout = layout
+        self._settings = settings
+        self._rebuild = rebuild
+
+    def __enter__(self) -> Catalog:
+        """Open it."""
+        if not self._rebuild and not self._layout.catalog.exists():
+            raise CatalogError("there is no catalog")
+        self._connection = self._open()
+        try:
+            with _translated():
+                found = self._connection.execute("SELECT value FROM version").fetchall()
+        except CatalogError:
+            found = []
+        if found != [(VERSION,)]:
+            if not self._rebuild:
+                self._connection.close()
+                raise CatalogError("the catalog is of another version")
+            self.rebuild()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._connection.close()
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        config: dict[str, Any] = {
+            "memory_limit": f"{self._settings.catalog_memory_mb}MB",
+            "threads": self._settings.catalog_threads,
+            "temp_directory": str(self._layout.staging / "catalog"),
+            "preserve_insertion_order": False,
+            "autoload_known_extensions": False,
+            "autoinstall_known_extensions": False,
+            "allow_community_extensions": False,
+            "python_enable_replacements": False,
+        }
+        with _translated():
+            connection = duckdb.connect(str(self._layout.catalog), config=config)
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET allowed_directories = ?", [[str(self._layout.manifests) + "/"]])
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+        return connection
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def follow(self, batch: Batch) -> None:
+        """Take a committed batch in; a repeat is a no-op."""
+        with _translated():
+            sql = "SELECT 1 FROM batches WHERE batch_id = ?"
+            if self._connection.execute(sql, [batch.batch]).fetchall():
+                return
+            with self._transaction():
+                self._load(batch)
+                self._connection.execute(_OLDER, [batch.facility])
+                self._connection.execute(_MARK)
+                self._connection.execute(_CONFLICT, {"facility": batch.facility})
+                self._connection.execute("INSERT INTO instances SELECT * FROM fresh")
+
+    def _load(self, batch: Batch) -> None:
+        """The rows of a batch into `fresh`, and its line into `batches`."""
+        folder = self._layout.manifest(*batch)
+        statement, _ = batches.statement(self._layout, batch)
+        front = [(folder / name).stat().st_size for name in batches.FILES[:3]]
+        head = sum(ustar.BLOCK + size + len(ustar.padding(size)) for size in front)
+        self._connection.execute(_FRESH, {"path": str(folder / TABLE), "head": head, "batch": batch.batch})
+        self._connection.execute(
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                batch.batch, statement.facility, statement.sequence, statement.previous,
+                statement.objects, statement.bytes, statement.created,
+            ],
+        )  # fmt: skip
+
+    def rebuild(self) -> int:
+        """Drop everything and follow every committed batch; returns their number."""
+        self._connection.close()
+        drop(self._layout)
+        self._connection = self._open()
+        count = 0
+        with _translated():
+            for ddl in (_INSTANCES, _BATCHES, _CONFLICTS):
+                self._connection.execute(ddl)
+            for batch in batches.listing(self._layout):
+                with self._transaction():
+                    self._load(batch)
+                    self._connection.execute("INSERT INTO instances SELECT * FROM fresh")
+                count += 1
+            self._connection.execute(_MARK_ALL)
+            self._connection.execute(_CONFLICT_ALL)
+            self._connection.execute("CREATE TABLE version AS SELECT ? AS value", [VERSION])
+            self._connection.execute("CHECKPOINT")
+        return count
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def table(self, sql: str, parameters: Mapping[str, Any]) -> pa.Table:
+        """The rows of a query as an Arrow table."""
+        with _translated():
+            return self._connection.sql(sql, params=dict(parameters)).to_arrow_table()
+
+    def row(self, sql: str, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The one row of a query."""
+        with _translated():
+            found: tuple[Any, ...] = self._connection.execute(sql, dict(parameters)).fetchall()[0]
+        return found
+
+    def held(self, facility: FacilityName, digests: Sequence[str]) -> dict[str, BatchId]:
+        """Which of these source digests a facility has stored, and in which batch."""
+        with _translated():
+            rows = self._connection.execute(_HELD, {"wanted": list(digests), "facility": facility}).fetchall()
+        return {digest: names.batch_id(batch) for digest, batch in rows}
+
+    def head(self, facility: FacilityName) -> tuple[int, str]:
+        """A facility's highest sequence number and that batch's id; 0 and empty without any."""
+        sequence, batch = self.row(_HEAD, {"facility": facility})
+        return int(sequence), str(batch)
+
+    def places(self, objects: Iterable[ObjectId], owners: Sequence[FacilityName]) -> list[Place]:
+        """Where these objects lie, as far as `owners` stored them; in the order asked for."""
+        wanted = list(dict.fromkeys(objects))
+        with _translated():
+            rows = self._connection.execute(_PLACES, {"wanted": wanted, "owners": list(owners)}).fetchall()
+        found = {name: Place(names.object_id(name), names.batch_id(at[0]), *at[1:]) for name, at in rows}
+        return [found[name] for name in wanted if name in found]
+
+    def totals(self) -> dict[FacilityName, tuple[int, int]]:
+        """Batches and rows of each facility."""
+        with _translated():
+            rows = self._connection.execute(_TOTALS).fetchall()
+        return {names.facility_name(name): (count, instances) for name, count, instances in rows}
+
+    def rows_of_batches(self) -> dict[BatchId, int]:
+        """How many rows each batch has in `instances`; a batch without any counts 0."""
+        with _translated():
+            rows = self._connection.execute(_ROWS_OF_BATCHES).fetchall()
+        return {names.batch_id(name): count for name, count in rows}
+
+
+def drop(layout: Layout) -> None:
+    """Remove the catalog's files, whatever state they are in."""
+    for path in layout.catalog.parent.iterdir():
+        path.unlink()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        # DuckDB's text may quote a value of a row: the first words of its class are enough for an operator.
+        raise CatalogError(f"the catalog failed ({type(error).__name__})") from error

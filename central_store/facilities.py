@@ -1,0 +1,81 @@
+"""Who may send here: enrolled facility cards, one file each.
+
+Guarantees: a name never changes its key silently, and no two names differ only in letter case (they
+would share a folder on some disks). A replaced card is kept, so that what its key signed stays provable.
+
+Leaves to others: what a facility may read (`central_store.access`), people (`central_store.accounts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from central_store.layout import Layout
+from schemas import names
+from schemas.errors import FormatError, SettingsError
+from schemas.messages import FacilityCard
+from schemas.names import FacilityName
+from schemas.transit import durable
+
+
+def enrol(layout: Layout, card: FacilityCard, *, replace_key: bool = False) -> None:
+    """Take a facility in; the same card again is a no-op.
+
+    Raises:
+        SettingsError: the name is taken by another key, or by a name in other letter case.
+    """
+    for other in enrolled(layout):
+        if other != card.facility and other.lower() == card.facility.lower():
+            raise SettingsError(f"the name {card.facility} differs from {other} only in letter case")
+    present = load(layout, card.facility)
+    if present is not None and present != card:
+        if not replace_key:
+            raise SettingsError(
+                f"{card.facility} is enrolled with another key",
+                hint="If the facility changed its keys on purpose: enrol it with --replace-key.",
+            )
+        data = present.to_bytes()
+        old = layout.former / f"{card.facility}.{hashlib.sha256(data).hexdigest()[:16]}.json"
+        durable.publish(old, data, replace=True)
+    for folder in (
+        layout.inbound(card.facility), layout.outbound(card.facility),
+        layout.quarantine(card.facility), layout.manifests / card.facility,
+    ):  # fmt: skip
+        durable.make_dirs(folder)
+    if present != card:
+        durable.publish(layout.card(card.facility), card.to_bytes(), replace=True)
+
+
+def load(layout: Layout, facility: FacilityName) -> FacilityCard | None:
+    """A facility's card, or None when it is not enrolled; raises `SettingsError` for a broken file."""
+    try:
+        data = layout.card(facility).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        card = FacilityCard.from_bytes(data)
+    except FormatError as error:
+        raise SettingsError(f"facilities/{facility}.json: {error}") from error
+    if card.facility != facility:
+        raise SettingsError(f"facilities/{facility}.json is another facility's card")
+    return card
+
+
+def signers(layout: Layout, facility: FacilityName) -> tuple[str, ...]:
+    """Every key that ever signed for a facility, the present one first."""
+    card = load(layout, facility)
+    found = [] if card is None else [card.ssh_key]
+    for path in sorted(layout.former.glob(f"{facility}.*.json")):
+        found.append(FacilityCard.from_bytes(path.read_bytes()).ssh_key)
+    return tuple(found)
+
+
+def enrolled(layout: Layout) -> tuple[FacilityName, ...]:
+    """The names of all enrolled facilities, sorted."""
+    found = []
+    for path in layout.facilities.glob("*.json"):
+        try:
+            found.append(names.facility_name(path.stem))
+        except FormatError as error:
+            raise SettingsError(f"facilities/{path.name} is no facility's card") from error
+    return tuple(sorted(found))

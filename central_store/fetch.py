@@ -1,0 +1,116 @@
+"""One answer with images: a signed `FetchAnswer`, then the objects straight from their packs.
+
+Guarantees: every object is re-hashed on its way; the answer appears on the shelf whole or not at all; an
+object that turns out damaged is left out and told to the operator, and the others still travel. Objects
+that do not exist and objects the asker may not see are both `missing`: no one can tell them apart.
+
+Runs in a worker process, because sealing holds the interpreter lock. Leaves to others: who may see what
+(`central_store.requests`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple, cast
+
+from central_store import packs
+from central_store.packs import Place
+from central_store.replies import Refused
+from central_store.settings import Store
+from schemas import container, envelope, ustar
+from schemas.container import BATCH_BYTES
+from schemas.errors import Damaged
+from schemas.messages import FacilityCard, FetchAnswer
+from schemas.names import ObjectId, RequestId, ShelfName
+from schemas.transit import durable
+
+
+class Order(NamedTuple):
+    """What to send: decided by the service, carried out by a worker."""
+
+    card: FacilityCard
+    request: RequestId
+    places: tuple[Place, ...]
+    missing: tuple[ObjectId, ...]
+    answered: str
+
+
+def check_size(places: Sequence[Place]) -> None:
+    """An answer holds at most `container.BATCH_BYTES` of objects, or one larger object; raises `Refused`."""
+    if len(places) > 1 and sum(place.length for place in places) > BATCH_BYTES:
+        raise Refused("too-large", f"an answer holds at most {BATCH_BYTES} bytes: ask in smaller pieces")
+
+
+def send(store: Store, order: Order) -> list[str]:
+    """Write the answer onto the asker's `out` shelf.
+
+    Returns:
+        What was damaged and left out, one sentence each.
+    """
+    complaints: list[str] = []
+    while True:
+        try:
+            _publish(store, order)
+        except _Broken as broken:
+            complaints.append(str(broken))
+            order = order._replace(
+                places=tuple(place for place in order.places if place.object != broken.object),
+                missing=(*order.missing, broken.object),
+            )
+        else:
+            return complaints
+
+
+class _Broken(Damaged):
+    def __init__(self, message: str, damaged: ObjectId) -> None:
+        super().__init__(message)
+        self.object = damaged
+
+
+def _publish(store: Store, order: Order) -> None:
+    answer = FetchAnswer(
+        store=store.name,
+        request=order.request,
+        objects=tuple(place.object for place in order.places),
+        bytes=sum(place.length for place in order.places),
+        missing=order.missing,
+        answered=order.answered,
+    )
+    head = container.head_bytes(container.sign(answer, store.keys.signing))
+    source = _Pieces(_members(store, head, order.places))
+
+    def write(sink: BinaryIO) -> None:
+        envelope.seal(cast(BinaryIO, source), sink, [order.card.age_recipient])
+
+    path = store.layout.outbound(order.card.facility) / str(ShelfName(order.request, "answer"))
+    durable.publish(path, write, replace=True, lasting=False)
+
+
+def _members(store: Store, head: bytes, places: Sequence[Place]) -> Iterator[bytes]:
+    yield head
+    for place in places:
+        yield ustar.header(container.object_name(place.object, place.encoding), place.length)
+        try:
+            yield from packs.blocks(store.layout, place)
+        except Damaged as error:
+            raise _Broken(str(error), place.object) from error
+        yield ustar.padding(place.length)
+    yield ustar.END
+
+
+class _Pieces:
+    """An iterator of byte strings, read like a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece)
+        size = len(self._rest) if size < 0 else size
+        block, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(block)

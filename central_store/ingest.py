@@ -1,0 +1,118 @@
+"""The store's write order: from a verified batch in staging to a receipt on its facility's shelf.
+
+Order, and what a crash after each step leaves:
+
+    1  verify into staging/             staging, wiped at start; the batch is still in `in`
+    2  journal/<batch>                  an entry without a commit: removed at start
+    3  pack renamed into objects/       a pack nobody points at: removed at start, the journal names it
+    4  folder renamed into manifests/   COMMIT. The journal names it: steps 5 to 8 are done at start
+    5  catalog                          the same; the catalog takes a repeat as a no-op
+    6  receipt into out/                the same; it is the receipt that lies in the folder
+    7  removed from in/                 a journal entry: steps 5 to 8 are done again, harmlessly
+    8  journal entry removed            nothing
+
+Guarantees: a receipt is seen only when the batch is durable; a batch seen again gets the same receipt
+again; what recovery costs follows the journal, not the store. A catalog that fails does not hold back the
+receipt (the catalog is derived): the journal entry stays, and the next start follows it again.
+
+Leaves to others: when (`central_store.service`), refusals (`central_store.replies`).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from datetime import datetime
+
+from central_store import batches, facilities, replies, verify
+from central_store.batches import Batch
+from central_store.catalog import Catalog, CatalogError
+from central_store.settings import Store
+from central_store.verify import Verified
+from schemas import container, names
+from schemas.errors import FormatError
+from schemas.messages import FacilityCard, Receipt, rfc3339
+from schemas.names import BatchId, ShelfName
+from schemas.transit import durable
+
+log = logging.getLogger("central_store")
+
+
+def accepted(store: Store, batch: Batch) -> bool:
+    """Whether a batch is committed and its pack is there: a receipt may be given (again)."""
+    return batches.committed(store.layout, batch) and store.layout.pack(batch.batch).is_file()
+
+
+def accept(store: Store, catalog: Catalog, card: FacilityCard, verified: Verified, now: datetime) -> None:
+    """Steps 2 to 8 for a batch that `verify` left in staging."""
+    layout, batch = store.layout, verified.batch
+    durable.publish(layout.journal / batch.batch, batch.facility.encode("ascii"), replace=True)
+    durable.rename(verify.staged_pack(layout, batch), layout.pack(batch.batch))
+    if batches.committed(layout, batch):  # its pack was lost, and the facility sent it again
+        shutil.rmtree(verify.staged_folder(layout, batch))
+    else:
+        batches.commit(layout, batch, verify.staged_folder(layout, batch), _receipt(store, verified, now))
+    finish(store, catalog, card, batch)
+    log.info(
+        "stored facility=%s batch=%s sequence=%d objects=%d bytes=%d",
+        batch.facility, batch.batch, verified.sequence, verified.objects, verified.bytes,
+    )  # fmt: skip
+
+
+def finish(store: Store, catalog: Catalog, card: FacilityCard, batch: Batch) -> None:
+    """Steps 5 to 8 for a committed batch; any number of times."""
+    layout, followed = store.layout, True
+    try:
+        catalog.follow(batch)
+    except CatalogError as error:
+        followed = False
+        log.error("catalog facility=%s batch=%s: %s", batch.facility, batch.batch, error)
+    receipt = replies.sealed_again(card, batches.receipt(layout, batch))
+    replies.put(store, card, ShelfName(batch.batch, "receipt"), receipt, lasting=True)
+    out = layout.outbound(card.facility)
+    (out / str(ShelfName(batch.batch, "refusal"))).unlink(missing_ok=True)  # of an earlier, broken upload
+    durable.remove(layout.inbound(card.facility) / str(ShelfName(batch.batch, "batch")))
+    if followed:
+        (layout.journal / batch.batch).unlink(missing_ok=True)
+
+
+def _receipt(store: Store, verified: Verified, now: datetime) -> container.Signed:
+    receipt = Receipt(
+        store=store.name,
+        facility=verified.batch.facility,
+        batch=verified.batch.batch,
+        sequence=verified.sequence,
+        objects=verified.objects,
+        bytes=verified.bytes,
+        stored=rfc3339(now),
+    )
+    return container.sign(receipt, store.keys.signing)
+
+
+def recover(store: Store, catalog: Catalog) -> int:
+    """After a start: wipe staging, finish or undo what the journal names; returns how many entries it had."""
+    layout = store.layout
+    for leftover in layout.staging.iterdir():
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    entries = sorted(layout.journal.iterdir())
+    for entry in entries:
+        try:
+            batch_id = names.batch_id(entry.name)
+        except FormatError:  # the `.part` of an entry that never was
+            entry.unlink()
+            continue
+        _replay(store, catalog, batch_id)
+    return len(entries)
+
+
+def _replay(store: Store, catalog: Catalog, batch_id: BatchId) -> None:
+    entry = store.layout.journal / batch_id
+    batch = Batch(names.facility_name(entry.read_text("ascii")), batch_id)
+    card = facilities.load(store.layout, batch.facility)
+    if accepted(store, batch):
+        if card is not None:
+            finish(store, catalog, card, batch)
+        return
+    if not batches.committed(store.layout, batch):
+        store.layout.pack(batch_id).unlink(missing_ok=True)
+    entry.unlink()

@@ -1,0 +1,149 @@
+"""Where everything lies under a store's root; no other module spells a folder's name.
+
+    format                                 one line: the version of this layout
+    store.toml                             settings (`central_store.settings`)
+    keys/                                  host_key  signing_key  age_identity, mode 0600
+    facilities/<name>.json                 enrolled cards; former/ keeps replaced ones
+    accounts/<user>.json                   password hashes, mode 0600
+    grants/<owner>.<reader>.json           who may read whose rows
+    objects/packs/<aa>/<batch-id>.tar      the batch as it came out of its seal      immutable
+    manifests/<facility>/<batch-id>/       publishing this folder is the commit      immutable
+    catalog/catalog.duckdb                 derived
+    shelves/<facility>/in, out             what that facility reaches
+    quarantine/<facility>/                 what was refused, with the reason
+    journal/<batch-id>                     batches between commit and receipt
+    staging/                               unfinished work: emptied at every start
+    lock                                   held by the one writing process
+
+Guarantees: every path is built from ids that passed `schemas.names`. Leaves to others: making folders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.names import BatchId, FacilityName, UserName
+
+FORMAT = "facility-sync store 1\n"
+"""Content of the `format` file; another content is a layout this program does not know."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one store.
+
+    Args:
+        root: the store's root folder.
+    """
+
+    root: Path
+
+    @property
+    def format(self) -> Path:
+        """The version file, written last by `init`."""
+        return self.root / "format"
+
+    @property
+    def settings(self) -> Path:
+        """The settings file."""
+        return self.root / "store.toml"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that writes."""
+        return self.root / "lock"
+
+    def key(self, name: str) -> Path:
+        """A secret key: `host_key`, `signing_key` or `age_identity`."""
+        return self.root / "keys" / name
+
+    @property
+    def facilities(self) -> Path:
+        """Enrolled cards."""
+        return self.root / "facilities"
+
+    @property
+    def former(self) -> Path:
+        """Cards that were replaced: what their keys signed stays provable."""
+        return self.facilities / "former"
+
+    def card(self, facility: FacilityName) -> Path:
+        """One facility's card."""
+        return self.facilities / f"{facility}.json"
+
+    @property
+    def accounts(self) -> Path:
+        """Accounts of all facilities."""
+        return self.root / "accounts"
+
+    def account(self, user: UserName) -> Path:
+        """One account."""
+        return self.accounts / f"{user}.json"
+
+    @property
+    def grants(self) -> Path:
+        """Grants of all owners."""
+        return self.root / "grants"
+
+    def grant(self, owner: FacilityName, reader: FacilityName) -> Path:
+        """One grant."""
+        return self.grants / f"{owner}.{reader}.json"
+
+    @property
+    def packs(self) -> Path:
+        """All packs, in 256 folders."""
+        return self.root / "objects" / "packs"
+
+    def pack(self, batch: BatchId) -> Path:
+        """One batch's objects."""
+        return self.packs / batch[:2] / f"{batch}.tar"
+
+    @property
+    def manifests(self) -> Path:
+        """All committed batches."""
+        return self.root / "manifests"
+
+    def manifest(self, facility: FacilityName, batch: BatchId) -> Path:
+        """One committed batch."""
+        return self.manifests / facility / batch
+
+    @property
+    def catalog(self) -> Path:
+        """The catalog's database file."""
+        return self.root / "catalog" / "catalog.duckdb"
+
+    @property
+    def shelves(self) -> Path:
+        """All shelves."""
+        return self.root / "shelves"
+
+    def inbound(self, facility: FacilityName) -> Path:
+        """What a facility put there for us."""
+        return self.shelves / facility / "in"
+
+    def outbound(self, facility: FacilityName) -> Path:
+        """What we put there for a facility."""
+        return self.shelves / facility / "out"
+
+    def quarantine(self, facility: FacilityName) -> Path:
+        """What a facility sent and we refused."""
+        return self.root / "quarantine" / facility
+
+    @property
+    def journal(self) -> Path:
+        """Batches between commit and receipt."""
+        return self.root / "journal"
+
+    @property
+    def staging(self) -> Path:
+        """Unfinished work."""
+        return self.root / "staging"
+
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder a new store begins with; the 256 pack folders included, so that none is made later."""
+        fan_out = (self.packs / f"{number:02x}" for number in range(256))
+        return (
+            self.root / "keys", self.former, self.accounts, self.grants, *fan_out, self.manifests,
+            self.catalog.parent, self.shelves, self.root / "quarantine", self.journal, self.staging,
+        )  # fmt: skip

@@ -1,0 +1,106 @@
+"""Open a request, decide whether it may be answered, and answer it.
+
+Order: opened for our key; signed by the facility whose shelf it lay on, speaking for that facility, named
+by its own id; for search and fetch the password, before anything else is looked at; then only rows of
+facilities the asker may see exist at all.
+
+Guarantees: a wrong password, an unknown user and a user of another facility get the same refusal; whatever
+the bytes, only `SyncError` comes out. Nothing of a request's conditions or password is logged.
+
+Leaves to others: when (`central_store.service`), sealing many objects (`central_store.fetch`).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from datetime import datetime
+
+from central_store import access, fetch, grants, inbox, replies, search
+from central_store.accounts import Doorman
+from central_store.catalog import Catalog
+from central_store.replies import Refused
+from central_store.settings import Store
+from schemas import container, envelope, messages, ustar
+from schemas.errors import FormatError
+from schemas.messages import FacilityCard, FetchRequest, HeldRequest, Message, SearchRequest, rfc3339
+from schemas.names import RequestId, ShelfName
+
+log = logging.getLogger("central_store")
+
+LIMIT = messages.MAX_BYTES + 64 * 1024
+"""Most bytes of an opened request: its message and what stands around it."""
+
+
+class Counter:
+    """Answers requests for one store, in the service's process.
+
+    Args:
+        store: whose shelves and keys.
+        catalog: where rows are found.
+        doorman: checks passwords.
+    """
+
+    def __init__(self, store: Store, catalog: Catalog, doorman: Doorman) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._doorman = doorman
+
+    def answer(self, card: FacilityCard, name: ShelfName, now: datetime) -> fetch.Order | None:
+        """Answer one request on a facility's shelf.
+
+        Returns:
+            None when the answer is on the shelf, or the order for a worker to send.
+
+        Raises:
+            FormatError, SealError, AccessDenied, Damaged: refuse it.
+            FileNotFoundError: it is not there any more.
+        """
+        request = self._open(card, name)
+        if isinstance(request, HeldRequest):
+            answer: Message = search.held(self._catalog, self._store.name, request, now)
+            self._put(card, name, replies.sealed(self._store, card, answer))
+            return None
+        if not isinstance(request, (SearchRequest, FetchRequest)):
+            raise FormatError("a container on the shelf of requests holds no request")
+        self._doorman.check(card.facility, request.user, request.password)
+        owners = access.visible(card.facility, grants.given(self._store.layout))
+        if isinstance(request, SearchRequest):
+            found, table = search.search(self._catalog, self._store.name, request, owners, now)
+            self._put(card, name, replies.sealed(self._store, card, found, table))
+            log.info(
+                "searched facility=%s request=%s level=%s matches=%d returned=%d",
+                card.facility, name.id, request.level, found.matches, found.returned,
+            )  # fmt: skip
+            return None
+        places = self._catalog.places(request.objects, owners)
+        fetch.check_size(places)
+        present = {place.object for place in places}
+        missing = tuple(item for item in dict.fromkeys(request.objects) if item not in present)
+        log.info("fetch facility=%s request=%s objects=%d", card.facility, name.id, len(places))
+        return fetch.Order(card, RequestId(name.id), tuple(places), missing, rfc3339(now))
+
+    def _put(self, card: FacilityCard, name: ShelfName, data: bytes) -> None:
+        replies.put(self._store, card, ShelfName(name.id, "answer"), data)
+
+    def _open(self, card: FacilityCard, name: ShelfName) -> Message:
+        with inbox.open_arrival(self._store.layout, card.facility, name) as file:
+            if os.fstat(file.fileno()).st_size > envelope.sealed_size(LIMIT, 64 * 1024):
+                raise FormatError("a request is larger than any request may be")
+            sink = io.BytesIO()
+            envelope.open_sealed(file, sink, [self._store.keys.age_identity], limit=LIMIT)
+        sink.seek(0)
+        tar = ustar.Reader(sink, limit=LIMIT)
+        message = container.read_head(tar, lambda message: _signer(message, card)).signed.message
+        if tar.next() is not None:
+            raise FormatError("there is more in a request than its message")
+        if getattr(message, "id", None) != name.id:
+            raise Refused("other-name", "the name on the shelf is not the request's id")
+        return message
+
+
+def _signer(message: Message, card: FacilityCard) -> str:
+    if getattr(message, "facility", card.facility) != card.facility:
+        raise Refused("other-facility", "the request is another facility's than the shelf")
+    return card.ssh_key

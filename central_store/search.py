@@ -1,0 +1,84 @@
+"""Search and held requests to their answers.
+
+Guarantees: an answer's table has exactly the columns of `central_store.query.schema`, in that order, and its
+digest stands in the signed answer; counts and rows are of one state of the catalog.
+
+Leaves to others: whether the asker may ask (`central_store.requests`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from central_store import query
+from central_store.catalog import Catalog
+from central_store.replies import Refused
+from schemas.container import MAX_TABLE
+from schemas.messages import HeldAnswer, HeldRequest, SearchAnswer, SearchRequest, rfc3339
+from schemas.names import FacilityName
+
+
+def search(
+    catalog: Catalog,
+    store: FacilityName,
+    request: SearchRequest,
+    owners: Sequence[FacilityName],
+    now: datetime,
+) -> tuple[SearchAnswer, bytes | None]:
+    """The answer and its table; no table when only counts were asked for.
+
+    Args:
+        catalog: where to look.
+        store: this store's name.
+        request: whose password was checked.
+        owners: the facilities the asker may see.
+        now: the time written into the answer.
+
+    Raises:
+        FormatError: a condition that is none, or more than fits one answer.
+        CatalogError: the catalog failed.
+    """
+    built = query.build(request, owners)
+    matches, instances, size = catalog.row(built.counts, built.parameters)
+    table, returned = None, 0
+    if not request.count_only:
+        rows = catalog.table(built.rows, built.parameters).cast(built.schema)
+        returned, table = rows.num_rows, _parquet(rows)
+        if len(table) > MAX_TABLE:
+            raise Refused("too-large", "the rows are more than one answer holds: ask for fewer at once")
+    answer = SearchAnswer(
+        store=store,
+        request=request.id,
+        matches=matches,
+        instances=instances,
+        bytes=size,
+        returned=returned,
+        table="" if table is None else hashlib.sha256(table).hexdigest(),
+        answered=rfc3339(now),
+    )
+    return answer, table
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    found: bytes = sink.getvalue().to_pybytes()
+    return found
+
+
+def held(catalog: Catalog, store: FacilityName, request: HeldRequest, now: datetime) -> HeldAnswer:
+    """Which of the asked source files are stored by that facility, and where its sequence stands."""
+    sequence, head = catalog.head(request.facility)
+    return HeldAnswer(
+        store=store,
+        request=request.id,
+        held=catalog.held(request.facility, request.digests) if request.digests else {},
+        sequence=sequence,
+        head=head,
+        answered=rfc3339(now),
+    )

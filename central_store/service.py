@@ -1,0 +1,305 @@
+"""One process, one loop: answer requests, take batches in, keep the shelves tidy.
+
+Order within a turn: requests first and at once; then what workers finished; then new work for idle workers,
+one facility after the other, so that a full shelf does not hold up the others.
+
+Guarantees: one service per store (`Busy` otherwise); the catalog is opened only here; whatever lies on a
+shelf, the loop goes on: it is answered, accepted, or refused and quarantined. An `OSError` of our own
+disk ends the service: after a restart everything unfinished begins again.
+
+Leaves to others: the write order (`central_store.ingest`), what requests mean (`central_store.requests`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing.connection import wait
+from typing import Any
+
+from central_store import accounts, facilities, inbox, ingest, lock, replies, requests
+from central_store.batches import Batch
+from central_store.bell import Bell
+from central_store.catalog import Catalog
+from central_store.crew import Crashed, Crew, Worker
+from central_store.fetch import Order
+from central_store.replies import Refused
+from central_store.settings import Store
+from schemas import names
+from schemas.errors import AccessDenied, Damaged, FormatError, SealError, SyncError
+from schemas.messages import FacilityCard
+from schemas.names import FacilityName, ShelfName
+
+log = logging.getLogger("central_store")
+
+SWEEP_SECONDS = 3600.0
+_DAY = 86400.0
+
+
+@dataclass
+class Counts:
+    """What a run of the service did."""
+
+    stored: int = 0
+    answered: int = 0
+    refused: int = 0
+
+
+def _facility_names(found: Iterable[str]) -> Iterator[FacilityName]:
+    for name in sorted(found):
+        with suppress(FormatError):
+            yield names.facility_name(name)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The service's time: wall clock in UTC, and monotonic seconds."""
+
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+
+
+class Service:
+    """One run of the service; use `run`, or `one_pass`, once.
+
+    Args:
+        store: an opened store.
+        clock: its time.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self.counts = Counts()
+        self._store = store
+        self._clock = clock
+        self._layout = store.layout
+        self._waiting: dict[FacilityName, deque[Batch]] = {}
+        self._orders: deque[Order] = deque()
+        self._known: set[str] = set()  # ids waiting or in work: a look passes them over
+        self._crashes: dict[str, int] = {}
+        self._stopping = False
+        self._gave_way = False
+        self._bell: Bell | None = None
+
+    def stop(self) -> None:
+        """End `run` soon; safe in a signal handler."""
+        self._stopping = True
+        bell = self._bell
+        if bell is not None:
+            bell.ring()
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> Counts:
+        """Serve until `stop`; calls `ready` when everything works.
+
+        Raises:
+            Busy: another process serves this store.
+            OSError: our own disk failed.
+        """
+        with ExitStack() as stack:
+            self._begin(stack)
+            bell = self._bell = Bell(self._layout.shelves)
+            stack.callback(self._silence)
+            ready()
+            next_look = next_sweep = self._clock.monotonic()
+            while not self._stopping:
+                now = self._clock.monotonic()
+                rung = bell.facilities()
+                if now >= next_look:
+                    self._look_at(facilities.enrolled(self._layout))
+                    next_look = now + (self._store.settings.look_seconds if bell.works else 1)
+                else:
+                    self._look_at(_facility_names(rung))
+                if now >= next_sweep:
+                    self._sweep()
+                    next_sweep = now + SWEEP_SECONDS
+                self._turn([bell], next_look - now)
+        return self.counts
+
+    def _silence(self) -> None:
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.close()
+
+    def one_pass(self) -> Counts:
+        """Do what lies on the shelves now, and return.
+
+        Raises:
+            Busy: another process serves this store.
+            OSError: our own disk failed.
+        """
+        with ExitStack() as stack:
+            self._begin(stack)
+            self._look_at(facilities.enrolled(self._layout))
+            self._sweep()
+            while self._waiting or self._orders or self._crew.busy() or self._packers.busy():
+                self._turn([], None)
+        return self.counts
+
+    def _begin(self, stack: ExitStack) -> None:
+        stack.enter_context(lock.held(self._layout.lock))
+        self._catalog = stack.enter_context(Catalog(self._layout, self._store.settings))
+        self._counter = requests.Counter(
+            self._store, self._catalog, accounts.Doorman(self._layout, self._clock.monotonic)
+        )
+        if entries := ingest.recover(self._store, self._catalog):
+            log.info("recovered journal_entries=%d", entries)
+        self._crew = Crew(self._layout.root, self._store.settings.workers)
+        stack.callback(self._crew.close)
+        self._packers = Crew(self._layout.root, 1)
+        stack.callback(self._packers.close)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def _look_at(self, who: Iterable[FacilityName]) -> None:
+        for facility in who:
+            try:
+                card = facilities.load(self._layout, facility)
+            except SyncError as error:  # one broken card does not stop the others
+                log.error("facility=%s: %s", facility, error)
+                continue
+            if card is not None:
+                self._look(card)
+
+    def _look(self, card: FacilityCard) -> None:
+        try:
+            found = inbox.look(self._layout.inbound(card.facility))
+        except FileNotFoundError:
+            log.error("facility=%s has no shelf: enrol it again", card.facility)
+            return
+        for name in found.requests:
+            if name.id not in self._known:
+                self._request(card, name)
+        for name in found.batches:
+            if name.id not in self._known:
+                self._arrived(card, Batch(card.facility, names.batch_id(name.id)))
+        for foreign in found.foreign:
+            error = Refused("foreign-name", replies.REASONS["foreign-name"])
+            self._refuse(card, foreign, inbox.foreign_subject(foreign), "batch", error)
+
+    def _arrived(self, card: FacilityCard, batch: Batch) -> None:
+        if ingest.accepted(self._store, batch):
+            ingest.finish(self._store, self._catalog, card, batch)
+            self.counts.stored += 1
+            return
+        self._known.add(batch.batch)
+        self._waiting.setdefault(batch.facility, deque()).append(batch)
+
+    def _request(self, card: FacilityCard, name: ShelfName) -> None:
+        try:
+            order = self._counter.answer(card, name, self._clock.now())
+        except FileNotFoundError:
+            return
+        except SyncError as error:
+            self._refuse(card, str(name), name.id, "request", error)
+            return
+        except OSError:
+            raise
+        except Exception as error:  # a mistake of ours must not let one request stop the others
+            log.exception("request failed facility=%s request=%s", card.facility, name.id)
+            trouble = Damaged(f"the store failed ({type(error).__name__})")
+            self._refuse(card, str(name), name.id, "request", trouble)
+            return
+        if order is None:
+            self._answered(card.facility, name.id)
+        else:
+            self._known.add(name.id)
+            self._orders.append(order)
+
+    def _answered(self, facility: FacilityName, request: str) -> None:
+        (self._layout.inbound(facility) / f"{request}.request").unlink(missing_ok=True)
+        self.counts.answered += 1
+
+    def _refuse(self, card: FacilityCard, name: str, subject: str, kind: str, error: SyncError) -> None:
+        reason = replies.refuse(self._store, card, subject, kind, error, self._clock.now())
+        if reason in ("access-denied", "too-large", "store-trouble"):  # nothing wrong with its bytes
+            (self._layout.inbound(card.facility) / name).unlink(missing_ok=True)
+        else:
+            inbox.quarantine(self._layout, card.facility, name, subject, reason)
+        self.counts.refused += 1
+
+    def _sweep(self) -> None:
+        for facility in facilities.enrolled(self._layout):
+            swept = inbox.sweep(
+                self._layout, facility,
+                answers=self._store.settings.answer_days * _DAY,
+                refused=self._store.settings.quarantine_days * _DAY,
+                parts=self._store.settings.part_hours * 3600.0,
+                now=self._clock.now().timestamp(),
+            )  # fmt: skip
+            if swept:
+                log.info("swept facility=%s files=%d", facility, swept)
+
+    # -- working ---------------------------------------------------------------------------------
+
+    def _turn(self, bells: list[Any], seconds: float | None) -> None:
+        """Give out work, wait for something to happen, take in what is finished."""
+        self._give_out()
+        pipes = {worker.pipe: worker for crew in (self._crew, self._packers) for worker in crew.busy()}
+        ready = wait([*bells, *pipes], None if seconds is None else max(0.0, seconds))
+        finished = [pipes[pipe] for pipe in ready if pipe in pipes]
+        rung = any(bell in ready for bell in bells)
+        if finished and (not rung or self._gave_way):  # the bell first: requests wait for nobody
+            self._finished(finished[0])
+            self._gave_way = False
+        elif finished:
+            self._gave_way = True  # once; then the finished one has its turn
+
+    def _give_out(self) -> None:
+        while self._orders and (worker := self._packers.idle()):
+            order = self._orders.popleft()
+            worker.begin(order, "send", order)
+        while self._waiting and (worker := self._crew.idle()):
+            facility = next(iter(self._waiting))
+            queue = self._waiting.pop(facility)
+            batch = queue.popleft()
+            if queue:
+                self._waiting[facility] = queue  # to the end of the line
+            card = facilities.load(self._layout, facility)
+            if card is None:
+                self._known.discard(batch.batch)
+                continue
+            worker.begin((card, batch), "verify", card, batch.batch)
+
+    def _finished(self, worker: Worker) -> None:
+        if isinstance(worker.job, Order):
+            self._sent(worker, worker.job)
+        else:
+            self._verified(worker, *worker.job)
+
+    def _sent(self, worker: Worker, order: Order) -> None:
+        facility = order.card.facility
+        try:
+            for complaint in worker.end():
+                log.error("damaged facility=%s request=%s: %s", facility, order.request, complaint)
+            self._answered(facility, order.request)
+        except (SyncError, Crashed) as error:
+            log.error("fetch failed facility=%s request=%s: %s", facility, order.request, error)
+            trouble = Damaged(replies.REASONS["store-trouble"])
+            self._refuse(order.card, f"{order.request}.request", order.request, "request", trouble)
+        self._known.discard(order.request)
+
+    def _verified(self, worker: Worker, card: FacilityCard, batch: Batch) -> None:
+        name = f"{batch.batch}.batch"
+        try:
+            verified = worker.end()
+            ingest.accept(self._store, self._catalog, card, verified, self._clock.now())
+            self.counts.stored += 1
+        except FileNotFoundError as error:
+            if (self._layout.inbound(card.facility) / name).exists():
+                raise  # not the facility's file: one of ours is gone
+            log.info("gone facility=%s batch=%s: %s", card.facility, batch.batch, error.strerror)
+        except (FormatError, SealError, AccessDenied) as error:
+            self._refuse(card, name, batch.batch, "batch", error)
+        except Crashed as error:
+            log.error("crashed facility=%s batch=%s: %s", card.facility, batch.batch, error)
+            self._crashes[batch.batch] = self._crashes.get(batch.batch, 0) + 1
+            if self._crashes[batch.batch] >= 2:
+                self._refuse(card, name, batch.batch, "batch", Refused("crashed-reader", str(error)))
+            else:
+                self._waiting.setdefault(batch.facility, deque()).append(batch)
+                return
+        self._crashes.pop(batch.batch, None)
+        self._known.discard(batch.batch)

@@ -1,0 +1,148 @@
+"""`fstore serve`: the SFTP server in a process of its own beside the service in this one.
+
+Guarantees: `ready` is called once both work; SIGTERM or Ctrl-C ends both within a second or two; if one
+ends by itself the other does too, and `serve` raises. The SFTP process ends with this one even if this
+one is killed: the pipe between them closes.
+
+Leaves to others: SFTP (`central_store.sftp_server`), the loop (`central_store.service`).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+from central_store import facilities
+from central_store.layout import Layout
+from central_store.service import Clock, Counts, Service
+from central_store.settings import Store, open_store
+from schemas.container import MAX_CONTENT
+from schemas.envelope import sealed_size
+from schemas.errors import SettingsError, TransitError
+from schemas.names import facility_name
+
+Address = tuple[str, int]
+_LARGEST = sealed_size(MAX_CONTENT, 64 * 1024)
+
+
+def serve(
+    store: Store, clock: Clock, *, address: Address | None, ready: Callable[[Address | None], None]
+) -> Counts:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        store: an opened store.
+        clock: its time.
+        address: where the SFTP server listens; None for a store behind another SFTP server.
+        ready: called with the address in use.
+
+    Raises:
+        Busy: another process serves this store.
+        SettingsError: the address cannot be used.
+        TransitError: the SFTP server ended by itself.
+    """
+    service = Service(store, clock)
+    with _stopping(service):
+        if address is None:
+            return service.run(lambda: ready(None))
+        with _sftp(store.layout.root, address, service) as used:
+            return service.run(lambda: ready(used()))
+
+
+@contextmanager
+def _stopping(service: Service) -> Iterator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        service.stop()
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _sftp(root: Path, address: Address, service: Service) -> Iterator[Callable[[], Address]]:
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    level = logging.getLogger().level
+    process = context.Process(target=_sftp_process, args=(root, address, theirs, level), name="sftp")
+    process.start()
+    theirs.close()
+
+    def used() -> Address:
+        try:
+            answer = ours.recv()
+        except EOFError:
+            raise TransitError("the SFTP server did not start", hint="Its log line says why.") from None
+        if isinstance(answer, str):
+            raise SettingsError(answer, hint="Choose another --host or --port.")
+        host, port = answer
+        return host, port
+
+    def guard() -> None:
+        process.join()
+        service.stop()
+
+    watcher = threading.Thread(target=guard, daemon=True)
+    watcher.start()
+    try:
+        yield used
+        if not process.is_alive():
+            raise TransitError("the SFTP server ended by itself", hint="Its log lines say why.")
+    finally:
+        ours.close()
+        watcher.join(6)
+        if process.is_alive():
+            process.kill()
+
+
+def shelf_of(layout: Layout, user: str, key: str) -> Path | None:
+    """The shelf of the facility whose enrolled key this is, or None."""
+    card = facilities.load(layout, facility_name(user))
+    if card is None or card.ssh_key != key:
+        return None
+    return layout.shelves / card.facility
+
+
+class _Closed:
+    """Set when the other end of the pipe is gone."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def is_set(self) -> bool:
+        return self._pipe.poll()
+
+
+def _sftp_process(root: Path, address: Address, pipe: Connection, level: int) -> None:
+    from central_store import sftp_server
+
+    log_to_stderr(level)
+    store = open_store(root)
+    try:
+        sftp_server.serve(
+            host=address[0],
+            port=address[1],
+            host_key=store.keys.host,
+            shelf_of=functools.partial(shelf_of, store.layout),
+            ready=pipe.send,
+            stop=_Closed(pipe),
+            limits=sftp_server.Limits(file_bytes=_LARGEST),
+        )
+    except OSError as error:
+        pipe.send(f"cannot listen on {address[0]} port {address[1]}: {error.strerror}")
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """One line for each event; never identity, never a password."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)

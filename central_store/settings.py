@@ -1,0 +1,181 @@
+"""One store's settings: `store.toml` under its root, and making a new store.
+
+Guarantees: a store opens only if its layout is of the version this program writes, every key in
+`store.toml` is known and within its range, and no secret key can be read by others; otherwise
+`SettingsError` names the key or the file, relative to the root. `init` never touches an existing store: the
+`format` file is written last and makes it one.
+
+Leaves to others: the environment and the command line (`central_store.cli`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from central_store.layout import FORMAT, Layout
+from central_store.secret_files import read_secret
+from schemas import keys, names
+from schemas.errors import FormatError, SettingsError
+from schemas.messages import StoreCard
+from schemas.transit import durable
+
+
+def _key(doc: str, low: int = 1, high: int = 2**31, **default: Any) -> Any:
+    return field(metadata={"doc": doc, "low": low, "high": high}, **default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an operator may set; the file's comments are derived from this table."""
+
+    name: str = _key("The store's name, as it stands in receipts and on its card.")
+    host: str = _key("The address terminals reach, written into the card; `fstore serve` listens on it.")
+    port: int = _key("The port terminals reach.", 0, 65535)
+    workers: int = _key("Processes that open and verify batches.", 1, 64, default=2)
+    catalog_memory_mb: int = _key("Memory in MB the catalog may use for one statement.", 32, default=96)
+    catalog_threads: int = _key("Threads the catalog may use for one statement.", 1, 256, default=2)
+    look_seconds: int = _key("A full look at all shelves at least this often, in seconds.", default=10)
+    answer_days: int = _key("Answers, receipts and refusals nobody fetched stay this many days.", default=14)
+    quarantine_days: int = _key("What was refused stays in quarantine this many days.", default=30)
+    part_hours: int = _key("An upload that stopped is removed after this many hours.", default=48)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A store's secret keys; never printed."""
+
+    host: bytes = field(repr=False)
+    """The SSH host key as an OpenSSH PEM file."""
+    signing: Ed25519PrivateKey = field(repr=False)
+    age_identity: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store: where it lies, how it is set, its keys."""
+
+    layout: Layout
+    settings: Settings
+    keys: Keys
+
+    @property
+    def name(self) -> names.FacilityName:
+        """The store's name, checked."""
+        return names.facility_name(self.settings.name)
+
+    def card(self) -> StoreCard:
+        """What terminals must know of this store."""
+        return StoreCard(
+            store=self.name,
+            host=self.settings.host,
+            port=self.settings.port,
+            host_key=keys.ssh_line(keys.load_private(self.keys.host).public_key()),
+            signing_key=keys.ssh_line(self.keys.signing.public_key()),
+            age_recipient=keys.recipient_of(self.keys.age_identity),
+        )
+
+
+def parse(text: str) -> Settings:
+    """Settings from the text of a `store.toml`; raises `SettingsError` naming the key."""
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"store.toml is not TOML: {error}") from error
+    known = {item.name: item for item in fields(Settings)}
+    for name in found:
+        if name not in known:
+            raise SettingsError(f"store.toml has a key this program does not know: {name}")
+    for name, item in known.items():
+        if name not in found:
+            if item.default is MISSING:
+                raise SettingsError(f"store.toml lacks the key {name}")
+            continue
+        _check(name, found[name], item.type, item.metadata)
+    settings = Settings(**found)
+    try:
+        names.facility_name(settings.name)
+    except FormatError as error:
+        raise SettingsError(f"store.toml, name: {error}") from error
+    return settings
+
+
+def _check(name: str, value: object, kind: object, bounds: Any) -> None:
+    if kind == "str":
+        if not isinstance(value, str) or not 0 < len(value) <= 255 or not value.isprintable():
+            raise SettingsError(f"store.toml, {name}: this is not a text of 1 to 255 characters")
+    elif type(value) is not int or not bounds["low"] <= value <= bounds["high"]:
+        raise SettingsError(
+            f"store.toml, {name}: this is not a number from {bounds['low']} to {bounds['high']}"
+        )
+
+
+def to_text(settings: Settings) -> str:
+    """A `store.toml` with each key and what it means."""
+    lines = []
+    for item in fields(Settings):
+        value = getattr(settings, item.name)
+        shown = (
+            str(value)
+            if isinstance(value, int)
+            else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        )
+        lines.append(f"# {item.metadata['doc']}\n{item.name} = {shown}\n")
+    return "\n".join(lines)
+
+
+def init(root: Path, *, name: str, host: str, port: int) -> Store:
+    """Make a new store; raises `SettingsError` if there is one, or a value is out of range."""
+    layout = Layout(root)
+    if layout.format.exists():
+        raise SettingsError("there is a store already under this root")
+    settings = parse(to_text(Settings(name=name, host=host, port=port)))
+    for folder in layout.folders():
+        durable.make_dirs(folder)
+    secrets = {
+        "host_key": keys.private_pem(Ed25519PrivateKey.generate()),
+        "signing_key": keys.private_pem(Ed25519PrivateKey.generate()),
+        "age_identity": keys.new_age_identity().encode("ascii") + b"\n",
+    }
+    for file, data in secrets.items():
+        durable.publish(layout.key(file), data, mode=0o600, replace=True)
+    durable.publish(layout.settings, to_text(settings).encode("utf-8"), mode=0o644, replace=True)
+    durable.publish(layout.format, FORMAT.encode("ascii"))
+    return open_store(root)
+
+
+def open_store(root: Path) -> Store:
+    """Open an existing store; raises `SettingsError`."""
+    layout = Layout(root)
+    try:
+        version = layout.format.read_bytes()
+        text = layout.settings.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SettingsError(
+            "there is no store under this root", hint="Make one: `fstore --root DIR init`."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError("store.toml is not UTF-8") from error
+    if version != FORMAT.encode("ascii"):
+        raise SettingsError("this store's layout is of a version this program does not know")
+    return Store(layout, parse(text), _keys(layout))
+
+
+def _keys(layout: Layout) -> Keys:
+    found = {
+        name: read_secret(layout.key(name), name=f"keys/{name}")
+        for name in ("host_key", "signing_key", "age_identity")
+    }
+    try:
+        keys.load_private(found["host_key"])
+        return Keys(
+            found["host_key"],
+            keys.load_private(found["signing_key"]),
+            keys.age_identity(found["age_identity"].decode("ascii", "replace").strip()),
+        )
+    except FormatError as error:
+        raise SettingsError(f"a file in keys/ holds no key: {error}") from error
