@@ -217,7 +217,13 @@ def _fork(
     limits: Limits,
 ) -> _Child:
     parent, (reader, writer) = os.getpid(), os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        log.error("refused: no more processes, from=%s", peer)
+        raise
     if pid == 0:
         listener.close()  # the address must be free again as soon as the parent is gone
         _child(sock, peer, key, shelf_of, limits, parent, writer)

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from central_store import sftp_server
 from central_store.sftp_files import Files
 from central_store.sftp_session import Session
 from schemas import keys
@@ -421,6 +422,39 @@ def test_stopping_the_server_ends_its_sessions(tmp_path: Path) -> None:
     with pytest.raises(TransitError):
         session.shelf("in").names()
     session.close()
+
+
+def test_a_killed_server_leaves_no_session_behind(tmp_path: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    with embedded_server({"clinic": tmp_path}, AUTHORIZED_ONE) as server, connect(server) as session:
+        processes = set(psutil.Process().children(recursive=True)) - before
+        parent = min(processes, key=lambda process: process.create_time())
+        parent.kill()
+        _, alive = psutil.wait_procs(processes, timeout=10)
+        assert not alive
+        with pytest.raises(TransitError):
+            session.shelf("in").names()
+        with socket.create_server((server.host, server.port)):  # the address is free again
+            pass
+
+
+def test_a_process_with_threads_cannot_serve() -> None:
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError):
+            sftp_server.serve(
+                host="127.0.0.1",
+                port=0,
+                host_key=OURS,
+                shelf_of=lambda _user, _key: None,
+                ready=lambda _address: pytest.fail("it must not start"),
+                stop=release,
+            )
+    finally:
+        release.set()
+        thread.join()
 
 
 def test_a_large_file_costs_little_memory(tmp_path: Path) -> None:

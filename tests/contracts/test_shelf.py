@@ -1,9 +1,13 @@
-"""What every shelf promises: one suite for a local folder, the store's own SFTP server, and OpenSSH."""
+"""What every shelf promises: one suite for a local folder, the store's own SFTP server, and OpenSSH.
+
+`bare` is a server without extensions: 32 KiB requests, no fsync, a rename that refuses a taken name.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +16,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas import keys
-from schemas.errors import Damaged, FormatError
+from schemas.errors import Damaged, FormatError, TransitError
 from schemas.names import ShelfKind, ShelfName
 from schemas.transit import sftp
 from schemas.transit.shelf import Absent, Shelf, Shelves, store_shelves, terminal_shelves
 from tests.kit import servers
 
-ROADS = ("folder", "embedded", "openssh")
+ROADS = ("folder", "embedded", "bare", "openssh")
 SIZES = (0, 1, 32 * 1024 - 1, 32 * 1024, 32 * 1024 + 1, 255 * 1024, 255 * 1024 + 1, 3_000_001)
 
 
@@ -40,11 +44,13 @@ def road(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip("sshd is not installed")
     key = Ed25519PrivateKey.generate()
     roots, authorized = {"clinic": root}, {"clinic": keys.ssh_line(key.public_key())}
-    embedded = request.param == "embedded"
-    server = servers.embedded_server if embedded else servers.openssh_server
-    user = "clinic" if embedded else servers.OPENSSH_USER
+    if request.param == "openssh":
+        server, user = servers.openssh_server(roots, authorized), servers.OPENSSH_USER
+    else:
+        fault = "no-extensions" if request.param == "bare" else ""
+        server, user = servers.embedded_server(roots, authorized, fault=fault), "clinic"
     with (
-        server(roots, authorized) as (host, port, host_key),
+        server as (host, port, host_key),
         sftp.connect(host=host, port=port, user=user, key=key, host_key=host_key) as session,
     ):
         yield Ends(root, Shelves(put=session.shelf("in"), take=session.shelf("out")), store_shelves(root))
@@ -185,3 +191,28 @@ def test_a_name_is_checked_again_before_it_becomes_a_path(ends: Ends) -> None:
     for wrong in ("../../etc/passwd", "a", "", "/" * 64):
         with pytest.raises(FormatError):
             put(ends.terminal.put, ShelfName(wrong, "batch"), b"x")
+
+
+@pytest.mark.parametrize("pages", [1, 63, 64, 128, 245])
+def test_a_full_disk_at_openssh_is_noticed(tmp_path: Path, pages: int) -> None:
+    """Its own answers are as much in need of being looked at as ours."""
+    size = 245 * 4096 + 1  # a little more than the largest of the disks holds
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={pages * 4096}", "tmpfs", str(tmp_path / "full")]
+    (tmp_path / "full").mkdir()
+    if servers.SSHD is None or os.getuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs sshd and the right to mount")
+    try:
+        key = Ed25519PrivateKey.generate()
+        roots, authorized = {"clinic": tmp_path / "full"}, {"clinic": keys.ssh_line(key.public_key())}
+        with (
+            servers.openssh_server(roots, authorized) as (host, port, host_key),
+            sftp.connect(
+                host=host, port=port, user=servers.OPENSSH_USER, key=key, host_key=host_key
+            ) as session,
+        ):
+            with pytest.raises(TransitError):
+                put(session.shelf("in"), name("batch"), os.urandom(size))
+            assert list((tmp_path / "full" / "in").iterdir()) == []
+            put(session.shelf("in"), name("batch", "b"), b"small")
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "full")], check=True)  # sshd may still be leaving

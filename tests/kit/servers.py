@@ -59,7 +59,7 @@ def embedded_server(
         root_of_user: facility to its folder (with `in` and `out`; they are made if missing).
         authorized: facility to its public key line.
         fault: `fail-write:N`, `short-writes`, `fail-fsync`, `die-after-rename` (the session),
-            `vanish-after-rename` (the server).
+            `vanish-after-rename` (the server), `no-extensions` (a server of the bare draft).
         log: file that gets the server's log.
         host_key: the server's key; a fresh one by default.
         limits: fields of `central_store.sftp_server.Limits`.
@@ -216,11 +216,13 @@ def _break(fault: str) -> None:
 def _main() -> None:
     import logging
 
-    from central_store import sftp_server
+    from central_store import sftp_server, sftp_session
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     plan = json.load(sys.stdin)
     _break(plan["fault"])
+    if plan["fault"] == "no-extensions":
+        sftp_session.EXTENSIONS = ()
 
     def shelf_of(user: str, line: str) -> Path | None:
         known = plan["keys"].get(user)

@@ -181,6 +181,17 @@ def test_only_old_parts_are_swept(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_rename_at_makes_bytes_and_name_lasting(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    (tmp_path / "a.part").write_bytes(b"bytes")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        durable.rename_at(folder, "a.part", "a")
+    finally:
+        os.close(folder)
+    assert calls == [("fsync", "part"), ("replace", ".part"), ("fsync", "folder")]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o444
+
+
 def test_rename_at_takes_only_files(tmp_path: Path) -> None:
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
