@@ -55,6 +55,8 @@ class Login(paramiko.ServerInterface):  # type: ignore[misc] # paramiko has no t
             pass  # a name that no facility can have
         except (SyncError, OSError) as error:
             log.error("enrolment could not be read: %s", type(error).__name__)
+        except Exception:  # in paramiko's thread nobody else would hear of it
+            log.exception("enrolment could not be read")
         if self.folder is not None:
             return int(paramiko.AUTH_SUCCESSFUL)
         self._left -= 1

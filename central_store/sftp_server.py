@@ -256,6 +256,8 @@ def _child(
         code = 0
     except (FormatError, OSError, EOFError, paramiko.SSHException, MemoryError) as error:
         log.info("a session broke: %s, from=%s", type(error).__name__, peer)
+    except Exception:
+        log.exception("a session ended by a mistake in the program, from=%s", peer)
     finally:
         os._exit(code)  # the parent's cleaning up is not ours
 
