@@ -5,6 +5,9 @@ and the reader writes each header anew and compares. So links, devices, sparse f
 extensions, odd modes and prefixes cannot occur; whatever the bytes, only `FormatError` comes out, no
 length from outside is used before it was compared with its limit, and nothing may follow the end.
 
+Numbers are filled with blanks, as tar did before POSIX and every tar still reads: a patient whose ID is a
+row of zeros must not seem to be found by an auditor who searches the packs for it.
+
 Written by hand because it is the wire format itself and `tarfile` is the slow part of a pipeline; GNU tar,
 bsdtar and `tarfile` read it.
 
@@ -40,9 +43,9 @@ def header(name: str, size: int) -> bytes:
     raw = name.encode("ascii")
     if not _NAME.fullmatch(raw) or len(raw) > 100 or not 0 <= size <= MAX_SIZE:
         raise FormatError("a tar member's name or size is outside what this format allows")
-    number = b"0000000\0"
+    number = b"%7o\0" % 0
     fields = b"".join((
-        raw.ljust(100, b"\0"), b"0000644\0", number, number, b"%011o\0" % size, b"00000000000\0",
+        raw.ljust(100, b"\0"), b"%7o\0" % 0o644, number, number, b"%11o\0" % size, b"%11o\0" % 0,
         b" " * 8, b"0", bytes(100), b"ustar\x0000", bytes(64), number, number, bytes(167),
     ))  # fmt: skip
     return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
@@ -89,9 +92,11 @@ class Reader:
             return None
         raw = head[:100].rstrip(b"\0")
         digits = head[124:135]
-        if not _NAME.fullmatch(raw) or not re.fullmatch(rb"[0-7]{11}", digits):
+        if not _NAME.fullmatch(raw) or not re.fullmatch(rb" *[0-7]+", digits):
             raise FormatError("a tar header is not one this format allows")
         name, size = raw.decode("ascii"), int(digits, 8)
+        if size > MAX_SIZE:
+            raise FormatError("a tar member is larger than this format allows")
         if head != header(name, size):
             raise FormatError("a tar header is not one this format allows")
         if size > self._budget:

@@ -121,11 +121,14 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     return found
 
 
+_THINGS = {"study": ("study", "studies"), "series": ("series", "series"), "instance": ("image", "images")}
+
+
 def _remark(answer: Any, rows: list[dict[str, Any]], level: str) -> None:
     """What a person should know beside the table; on standard error, so that programs are not disturbed."""
     from facility_sync.ask import UNREADABLE
 
-    things = {"study": "studies", "series": "series", "instance": "images"}[level]
+    things = _THINGS[level][answer.matches != 1]
     text = f"{answer.matches:,} {things}, {output.images(answer.instances)}, {output.size(answer.bytes)}."
     if len(rows) < answer.matches:
         text += f" Shown: the first {len(rows):,} (--limit)."

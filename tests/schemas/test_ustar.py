@@ -61,10 +61,14 @@ def test_golden_header():
     head = ustar.header("statement.json", 212)
     assert len(head) == ustar.BLOCK
     assert head[:14] == HEADER
-    assert head[100:108] == b"0000644\0"
-    assert head[124:136] == b"00000000324\0"
-    assert head[148:156] == b"012103\0 "
+    assert head[100:108] == b"    644\0"
+    assert head[124:136] == b"        324\0"
+    assert head[148:156] == b"%06o\0 " % (sum(head) - sum(head[148:156]) + 8 * 32)
     assert head[156:157] + head[257:265] == b"0ustar\x0000"
+
+
+def test_no_row_of_zeros_stands_in_a_tar():
+    assert b"0000000" not in build({name: bytes(8) for name in MEMBERS}).replace(bytes(8), b"")
 
 
 @pytest.mark.parametrize("flip", range(0, 8 * (512 + 512 + 512), 7))
