@@ -31,8 +31,8 @@ from schemas.names import FacilityName, UserName
 from schemas.transit import durable
 
 ITERATIONS, MEMORY_KIB, LANES, LENGTH, SALT = 3, 64 * 1024, 4, 32, 16
-MIN_PASSWORD = 8
-"""Fewest characters of a new password (NIST SP 800-63B section 5.1.1.2)."""
+GOOD_LENGTH = 8
+"""A shorter password works and is warned of (NIST SP 800-63B section 5.1.1.2)."""
 REMEMBER_SECONDS = 300.0
 _REMEMBER_MOST = 1000
 
@@ -57,56 +57,62 @@ def add(layout: Layout, user: UserName, facility: FacilityName, password: str) -
     """Make an account, or give an existing one of the same facility a new password.
 
     Raises:
-        SettingsError: the facility is not enrolled, the user belongs to another one or differs from another
-            only in letter case, or the password is too short.
+        SettingsError: the facility is not enrolled, the name differs from another one there only in letter
+            case, or the password is empty.
     """
     if facilities.load(layout, facility) is None:
         raise SettingsError(f"{facility} is not enrolled", hint="`fstore facilities` lists those that are.")
-    if len(password) < MIN_PASSWORD:
-        raise SettingsError(f"a password has at least {MIN_PASSWORD} characters")
+    if not password:
+        raise SettingsError("a password is not empty", hint="Give one of 8 characters or more.")
     for other in everyone(layout):
-        if other.user.lower() == user.lower() and (other.user != user or other.facility != facility):
-            raise SettingsError(f"the user name {user} is taken", hint="`fstore account list` shows by whom.")
+        if (other.facility, other.user.lower()) == (facility, user.lower()) and other.user != user:
+            raise SettingsError(
+                f"{other.user} is there already", hint="`fstore account list` shows the accounts."
+            )
     salt = secrets.token_bytes(SALT)
     hasher = Argon2id(salt=salt, length=LENGTH, iterations=ITERATIONS, lanes=LANES, memory_cost=MEMORY_KIB)
     account = Account(user, facility, hasher.derive_phc_encoded(_bytes(password)))
     data = canonical(account._asdict() | {"type": "account", "version": 1})
-    durable.publish(layout.account(user), data, mode=0o600, replace=True)
+    durable.make_dirs(layout.account(facility, user).parent)
+    durable.publish(layout.account(facility, user), data, mode=0o600, replace=True)
     return account
 
 
-def remove(layout: Layout, user: UserName) -> bool:
+def remove(layout: Layout, facility: FacilityName, user: UserName) -> bool:
     """Remove an account; returns whether there was one."""
-    path = layout.account(user)
+    path = layout.account(facility, user)
     if not path.exists():
         return False
     durable.remove(path)
     return True
 
 
-def load(layout: Layout, user: UserName) -> Account | None:
+def load(layout: Layout, facility: FacilityName, user: UserName) -> Account | None:
     """An account, or None; raises `SettingsError` for a broken or readable-by-others file."""
-    path = layout.account(user)
+    path = layout.account(facility, user)
+    name = f"accounts/{facility}/{user}.json"
     if not path.exists():
         return None
     try:
-        found = json.loads(read_secret(path, name=f"accounts/{user}.json"))
+        found = json.loads(read_secret(path, name=name))
         account = Account(
             names.user_name(found["user"]), names.facility_name(found["facility"]), found["phc"]
         )
-        right = account.user == user and isinstance(account.phc, str)
+        right = account[:2] == (user, facility) and isinstance(account.phc, str)
         right = right and canonical(found) == canonical(account._asdict() | {"type": "account", "version": 1})
     except (ValueError, TypeError, KeyError, FormatError) as error:
-        raise SettingsError(f"accounts/{user}.json is no account of this version") from error
+        raise SettingsError(f"{name} is no account of this version") from error
     if not right:
-        raise SettingsError(f"accounts/{user}.json is no account of this version")
+        raise SettingsError(f"{name} is no account of this version")
     return account
 
 
 def everyone(layout: Layout) -> tuple[Account, ...]:
-    """All accounts, sorted by user."""
-    users = sorted(path.stem for path in layout.accounts.glob("*.json"))
-    found = (load(layout, names.user_name(user)) for user in users)
+    """All accounts, sorted by facility and user."""
+    paths = sorted(layout.accounts.glob("*/*.json"))
+    found = (
+        load(layout, names.facility_name(path.parent.name), names.user_name(path.stem)) for path in paths
+    )
     return tuple(account for account in found if account is not None)
 
 
@@ -126,8 +132,8 @@ class Doorman:
 
     def check(self, facility: FacilityName, user: UserName, password: str) -> None:
         """Return if the account is this facility's and the password fits; raises `AccessDenied`."""
-        account = load(self._layout, user)
-        phc = _NOBODY if account is None or account.facility != facility else account.phc
+        account = load(self._layout, facility, user)
+        phc = _NOBODY if account is None else account.phc
         text, now = _bytes(password), self._clock()
         mark = hmac.digest(self._key, b"\0".join((phc.encode(), user.encode(), text)), "sha256")
         if self._known.get(mark, 0.0) > now:

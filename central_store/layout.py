@@ -4,7 +4,7 @@
     store.toml                             settings (`central_store.settings`)
     keys/                                  host_key  signing_key  age_identity, mode 0600
     facilities/<name>.json                 enrolled cards; former/ keeps replaced ones
-    accounts/<user>.json                   password hashes, mode 0600
+    accounts/<facility>/<user>.json        password hashes, mode 0600
     grants/<owner>.<reader>.json           who may read whose rows
     objects/packs/<aa>/<batch-id>.tar      the batch as it came out of its seal      immutable
     manifests/<facility>/<batch-id>/       publishing this folder is the commit      immutable
@@ -77,9 +77,9 @@ class Layout:
         """Accounts of all facilities."""
         return self.root / "accounts"
 
-    def account(self, user: UserName) -> Path:
+    def account(self, facility: FacilityName, user: UserName) -> Path:
         """One account."""
-        return self.accounts / f"{user}.json"
+        return self.accounts / facility / f"{user}.json"
 
     @property
     def grants(self) -> Path:

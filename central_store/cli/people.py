@@ -45,7 +45,10 @@ def add(
 
     who, where = named(names.user_name, user, "USER"), named(names.facility_name, facility, "--facility")
     store = root.open()
-    made = accounts.add(store.layout, who, where, new_password(password_file, stdin=password_stdin))
+    password = new_password(password_file, stdin=password_stdin)
+    made = accounts.add(store.layout, who, where, password)
+    if len(password) < accounts.GOOD_LENGTH:
+        click.echo(f"warning: a password of {accounts.GOOD_LENGTH} characters or more is safer", err=True)
     document = {"user": made.user, "facility": made.facility}
     show(as_json, document, f"{made.user} may search for {made.facility}")
 
@@ -64,14 +67,15 @@ def list_(root: Root, as_json: bool) -> None:
 
 @account.command()
 @click.argument("user")
+@click.option("--facility", required=True, help="The facility the person works at.")
 @json_option
 @pass_root
-def remove(root: Root, user: str, as_json: bool) -> None:
+def remove(root: Root, user: str, facility: str, as_json: bool) -> None:
     """Remove an account; it may not search any more."""
     from central_store import accounts
 
-    who = named(names.user_name, user, "USER")
-    if not accounts.remove(root.open().layout, who):
+    who, where = named(names.user_name, user, "USER"), named(names.facility_name, facility, "--facility")
+    if not accounts.remove(root.open().layout, where, who):
         raise SettingsError(f"there is no account {who}", hint="`fstore account list` shows them.")
     show(as_json, {"user": who, "removed": True}, f"{who} may not search any more")
 
