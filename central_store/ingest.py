@@ -27,6 +27,7 @@ from datetime import datetime
 from central_store import batches, facilities, replies, verify
 from central_store.batches import Batch
 from central_store.catalog import Catalog, CatalogError
+from central_store.layout import Layout
 from central_store.settings import Store
 from central_store.verify import Verified
 from schemas import container, names
@@ -89,12 +90,15 @@ def _receipt(store: Store, verified: Verified, now: datetime) -> container.Signe
     return container.sign(receipt, store.keys.signing)
 
 
-def recover(store: Store, catalog: Catalog) -> int:
-    """After a start: wipe staging, finish or undo what the journal names; returns how many entries it had."""
-    layout = store.layout
+def wipe(layout: Layout) -> None:
+    """Empty the staging folder, first thing after a start."""
     for leftover in layout.staging.iterdir():
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    entries = sorted(layout.journal.iterdir())
+
+
+def recover(store: Store, catalog: Catalog) -> int:
+    """Finish or undo what the journal names; returns how many entries it had."""
+    entries = sorted(store.layout.journal.iterdir())
     for entry in entries:
         try:
             batch_id = names.batch_id(entry.name)

@@ -78,8 +78,8 @@ class Service:
         self._layout = store.layout
         self._waiting: dict[FacilityName, deque[Batch]] = {}
         self._orders: deque[Order] = deque()
-        self._known: set[str] = set()  # ids waiting or in work: a look passes them over
-        self._crashes: dict[str, int] = {}
+        self._known: set[tuple[FacilityName, str]] = set()  # waiting or in work: a look passes them over
+        self._crashes: dict[Batch, int] = {}
         self._stopping = False
         self._gave_way = False
         self._bell: Bell | None = None
@@ -140,6 +140,7 @@ class Service:
 
     def _begin(self, stack: ExitStack) -> None:
         stack.enter_context(lock.held(self._layout.lock))
+        ingest.wipe(self._layout)
         self._catalog = stack.enter_context(Catalog(self._layout, self._store.settings))
         self._counter = requests.Counter(
             self._store, self._catalog, accounts.Doorman(self._layout, self._clock.monotonic)
@@ -170,10 +171,10 @@ class Service:
             log.error("facility=%s has no shelf: enrol it again", card.facility)
             return
         for name in found.requests:
-            if name.id not in self._known:
+            if (card.facility, name.id) not in self._known:
                 self._request(card, name)
         for name in found.batches:
-            if name.id not in self._known:
+            if (card.facility, name.id) not in self._known:
                 self._arrived(card, Batch(card.facility, names.batch_id(name.id)))
         for foreign in found.foreign:
             error = Refused("foreign-name", replies.REASONS["foreign-name"])
@@ -184,7 +185,7 @@ class Service:
             ingest.finish(self._store, self._catalog, card, batch)
             self.counts.stored += 1
             return
-        self._known.add(batch.batch)
+        self._known.add(batch)
         self._waiting.setdefault(batch.facility, deque()).append(batch)
 
     def _request(self, card: FacilityCard, name: ShelfName) -> None:
@@ -205,7 +206,7 @@ class Service:
         if order is None:
             self._answered(card.facility, name.id)
         else:
-            self._known.add(name.id)
+            self._known.add((card.facility, name.id))
             self._orders.append(order)
 
     def _answered(self, facility: FacilityName, request: str) -> None:
@@ -214,7 +215,7 @@ class Service:
 
     def _refuse(self, card: FacilityCard, name: str, subject: str, kind: str, error: SyncError) -> None:
         reason = replies.refuse(self._store, card, subject, kind, error, self._clock.now())
-        if reason in ("access-denied", "too-large", "store-trouble"):  # nothing wrong with its bytes
+        if kind == "request" and reason != "seal":  # it was opened: it may hold a password
             (self._layout.inbound(card.facility) / name).unlink(missing_ok=True)
         else:
             inbox.quarantine(self._layout, card.facility, name, subject, reason)
@@ -259,7 +260,7 @@ class Service:
                 self._waiting[facility] = queue  # to the end of the line
             card = facilities.load(self._layout, facility)
             if card is None:
-                self._known.discard(batch.batch)
+                self._known.discard(batch)
                 continue
             worker.begin((card, batch), "verify", card, batch.batch)
 
@@ -279,7 +280,7 @@ class Service:
             log.error("fetch failed facility=%s request=%s: %s", facility, order.request, error)
             trouble = Damaged(replies.REASONS["store-trouble"])
             self._refuse(order.card, f"{order.request}.request", order.request, "request", trouble)
-        self._known.discard(order.request)
+        self._known.discard((facility, order.request))
 
     def _verified(self, worker: Worker, card: FacilityCard, batch: Batch) -> None:
         name = f"{batch.batch}.batch"
@@ -295,11 +296,11 @@ class Service:
             self._refuse(card, name, batch.batch, "batch", error)
         except Crashed as error:
             log.error("crashed facility=%s batch=%s: %s", card.facility, batch.batch, error)
-            self._crashes[batch.batch] = self._crashes.get(batch.batch, 0) + 1
-            if self._crashes[batch.batch] >= 2:
+            self._crashes[batch] = self._crashes.get(batch, 0) + 1
+            if self._crashes[batch] >= 2:
                 self._refuse(card, name, batch.batch, "batch", Refused("crashed-reader", str(error)))
             else:
                 self._waiting.setdefault(batch.facility, deque()).append(batch)
                 return
-        self._crashes.pop(batch.batch, None)
-        self._known.discard(batch.batch)
+        self._crashes.pop(batch, None)
+        self._known.discard(batch)

@@ -146,3 +146,4 @@ def _sftp_process(root: Path, address: Address, pipe: Connection, level: int) ->
 def log_to_stderr(level: int = logging.INFO) -> None:
     """One line for each event; never identity, never a password."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
