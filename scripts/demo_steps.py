@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pydicom
-from pydicom.data import get_testdata_files
+import pydicom.data
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / ".demo"
@@ -75,9 +75,9 @@ def sources() -> dict[str, Path]:
     made = {name: PLACE / f"images-of-{name}" for name in ("clinic-a", "hospital-b")}
     for folder in made.values():
         folder.mkdir()
-    for number, name in enumerate(sorted(get_testdata_files("*.dcm"))):
-        if Path(name).is_file():
-            shutil.copy2(name, list(made.values())[number % 2] / f"{number:03}-{Path(name).name}")
+    bundled = Path(pydicom.data.__file__).parent  # pydicom's own finder would download what is not bundled
+    for number, path in enumerate(sorted(bundled.rglob("*.dcm"))):
+        shutil.copy2(path, list(made.values())[number % 2] / f"{number:03}-{path.name}")
     return made
 
 

@@ -74,7 +74,7 @@ HOSTILE: dict[str, tuple[Callable[[Place], Made], str]] = {
     "last byte missing": (lambda p: (m := _good(p))._replace(sealed=m.sealed[:-1]), "seal"),
     "a byte more": (lambda p: (m := _good(p))._replace(sealed=m.sealed + b"!"), "seal"),
     **{
-        f"bit flip {n}": ((lambda n: lambda p: (m := _good(p))._replace(sealed=_flipped(m, n)))(n), "seal")
+        f"bit flip {n}": (lambda p, n=n: (m := _good(p))._replace(sealed=_flipped(m, n)), "seal")
         for n in range(6)
     },
     "sealed for somebody else": (_other_recipient, "seal"),
@@ -82,11 +82,15 @@ HOSTILE: dict[str, tuple[Callable[[Place], Made], str]] = {
     "nothing in the seal": (lambda p: _good(p)._replace(sealed=_resealed(p, b"")), "format"),
     "signed by another facility": (lambda p: p.a.batch([row(0)], p.card, signer=p.b.key), "seal"),
     "another facility's batch": (lambda p: _good(p, p.b), "other-facility"),
-    "speaks for another facility": (lambda p: p.a.batch([row(0)], p.card, facility=p.b.name), "other-facility"),
+    "speaks for another facility": (
+        lambda p: p.a.batch([row(0)], p.card, facility=p.b.name), "other-facility",
+    ),
     "manifest of another facility": (
         lambda p: p.a.batch([row(0)], p.card, table_facility=p.b.name), "format",
     ),
-    "wrong count": (lambda p: p.a.batch([row(0)], p.card, objects=[b"x"], **{"bytes": 2}), "manifest-mismatch"),
+    "wrong count": (
+        lambda p: p.a.batch([row(0)], p.card, objects=[b"x"], bytes=2), "manifest-mismatch",
+    ),
     "wrong name": (
         lambda p: _good(p)._replace(batch=digest("another")), "other-name",  # type: ignore[arg-type]
     ),
@@ -96,7 +100,8 @@ HOSTILE: dict[str, tuple[Callable[[Place], Made], str]] = {
         lambda p: p.a.batch([row(0), row(1)], p.card, [b"1", b"2"], members=[b"1"]), "manifest-mismatch",
     ),
     "objects in another order": (
-        lambda p: p.a.batch([row(0), row(1)], p.card, [b"1", b"2"], members=[b"2", b"1"]), "manifest-mismatch",
+        lambda p: p.a.batch([row(0), row(1)], p.card, [b"1", b"2"], members=[b"2", b"1"]),
+        "manifest-mismatch",
     ),
     "a changed object": (_changed_object, "manifest-mismatch"),
     "another table": (_other_table, "seal"),
