@@ -160,8 +160,8 @@ def main() -> None:
     needles = {needle for folder in folders.values() for needle in identities(folder)}
     control = sum(count_hits(needles, folder) for folder in folders.values())
     hits = count_hits(needles, PLACE / "store")
-    say(f"""{len(needles)} names, IDs, birth dates and accession numbers of the originals were looked for in every
-        byte the store wrote: {hits} found. The same search over the originals finds {control}.""")
+    say(f"""{len(needles)} names, IDs, birth dates and accession numbers of the originals were looked for in
+        every byte the store wrote: {hits} found. The same search over the originals finds {control}.""")
     if hits or not control or status:
         fail(
             "an identity is at the store, the search finds nothing at all, or the store did not stop cleanly"
