@@ -179,7 +179,7 @@ def connect(home: Home, *, timeout: float = 30) -> Iterator[Desk]:
     with sftp.connect(
         host=host,
         port=port,
-        user=home.settings.facility,
+        user=home.settings.store_user or home.settings.facility,
         key=home.ssh_key,
         host_key=home.store.host_key,
         timeout=timeout,

@@ -44,6 +44,9 @@ class Settings:
     store_port: int = field(
         default=0, metadata={"text": "Port to dial instead of the card's; 0: the card's."}
     )
+    store_user: str = field(
+        default="", metadata={"text": "Login name at the store's SFTP server; empty: the facility's name."}
+    )
     settle_seconds: int = field(
         default=5, metadata={"text": "A file is taken when it has not changed for this long, in seconds."}
     )
@@ -129,6 +132,7 @@ def _check_type(key: str, value: Any) -> None:
         ),
         "facility": isinstance(value, str),
         "store_host": isinstance(value, str),
+        "store_user": isinstance(value, str),
     }.get(key, type(value) is int)
     if not right:
         raise SettingsError(f"{key} has a value of the wrong type", hint=_HINT)
