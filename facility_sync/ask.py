@@ -9,7 +9,6 @@ Leaves to others: the connection (`facility_sync.exchange`), printing, fetching.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -138,7 +137,8 @@ def search(
     table = None
     if data is not None:
         try:
-            table = pq.read_table(io.BytesIO(data))
+            # One thread: a pool that still winds down while the process ends would abort it.
+            table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise FormatError("the store's answer holds no readable table") from error
     rows = [] if table is None else table.to_pylist()

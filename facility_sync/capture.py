@@ -21,13 +21,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from facility_sync.dicom_file import REASONS, TRANSIENT, Header, Refused, read_header
+from facility_sync.dicom_file import Header, Refused, read_header
 from facility_sync.identity import sealed, tokens
 from facility_sync.identity.domains import Domain, Keyring
 from schemas.errors import Damaged
 from schemas.extract import Clear, Identity, SiteMap, clear_columns
-
-__all__ = ["REASONS", "TRANSIENT", "Refused", "Taken", "take"]
 
 _HELD = 64 * 1024 * 1024
 _BLOCK = 1024 * 1024

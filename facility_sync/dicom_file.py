@@ -31,20 +31,6 @@ from schemas.extract import KEYWORDS
 config.settings.reading_validation_mode = config.IGNORE  # a value is judged where it is used
 config.logger.disabled = True  # its messages quote values
 
-REASONS: dict[str, tuple[str, str]] = {
-    "empty": ("The file has no bytes.", "Send the image from the modality again."),
-    "not-dicom": ("The file is no DICOM file.", "Nothing to do; `ignore` in the settings passes over it."),
-    "dicomdir": ("A DICOMDIR lists other files; it is no image.", "Nothing to do: its images are taken."),
-    "no-sop-instance-uid": ("No SOP Instance UID can be found.", "Have the modality or PACS send it again."),
-    "too-large": ("The file is larger than `max_file_mib`.", "Raise `max_file_mib`, up to 8191."),
-    "unreadable": ("The file or folder cannot be read.", "Check its permissions and the disk."),
-    "vanished": ("The file was there and is gone.", "Put it back if it should be stored."),
-    "changed-while-reading": ("The file changed while it was read.", "The next round takes it."),
-}  # fmt: skip
-"""Why a file was not taken: code to meaning and next step."""
-TRANSIENT: frozenset[str] = frozenset({"unreadable", "vanished", "changed-while-reading"})
-"""Reasons that may be gone the next time: the ledger does not remember them."""
-
 _MAX_INFLATED = 64 * 1024 * 1024
 _SCANNED = 1024 * 1024
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -60,7 +46,7 @@ _LONG_VRS = frozenset(
 
 
 class Refused(NamedTuple):
-    """A file that was not taken, with a code of `REASONS`."""
+    """A file that was not taken, with a code of `facility_sync.reasons`."""
 
     reason: str
 

@@ -18,7 +18,8 @@ from datetime import date, datetime
 from datetime import time as time_of_day
 from typing import Any, TextIO
 
-from facility_sync.report import Line, Report, explain
+from facility_sync.reasons import explain
+from facility_sync.report import Line, Report
 
 _MOST_LINES = 50
 

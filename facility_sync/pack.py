@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from facility_sync import capture
+from facility_sync.dicom_file import Refused
 from facility_sync.identity.domains import Domain
 from facility_sync.plan import Wanted
 from schemas import container, envelope, manifest, messages, names, ustar
@@ -73,7 +74,7 @@ def take_files(
                 max_bytes=context.max_file,
                 sink=sink,
             )
-            if isinstance(result, capture.Refused):
+            if isinstance(result, Refused):
                 sink.truncate(start)
                 left.append(Left(item, result.reason))
             else:

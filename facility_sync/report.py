@@ -1,7 +1,7 @@
 """What a round did, as values: the same picture for people, programs and cron.
 
 Guarantees: every file a round looked at is counted once; whatever is not stored has a line with a stable
-reason code, whose meaning and next step stand in one table here.
+reason code of `facility_sync.reasons`.
 
 Leaves to others: printing (`facility_sync.output`).
 """
@@ -11,28 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from facility_sync.capture import REASONS as CAPTURE_REASONS
-
-ROUND_REASONS: dict[str, tuple[str, str]] = {
-    "not-a-file": (
-        "A link that leads nowhere, a device or a pipe.",
-        "Remove it from the source, or ignore it.",
-    ),
-    "settling": ("The file changed a moment ago and may still be growing.", "The next round takes it."),
-    "vanished": ("The file was there and is gone.", "Put it back if it should be stored."),
-    "unreadable": ("The file or folder cannot be read.", "Check its permissions and the disk."),
-    "new": ("Not looked into yet.", "The next `fsync sync` takes it."),
-    "ready": ("Sealed and waiting to be sent.", "The next `fsync sync` sends it."),
-    "sent": ("On the store's shelf; no receipt yet.", "Wait for the store, then run `fsync sync` again."),
-}
-
-
-def explain(reason: str) -> tuple[str, str]:
-    """Meaning and next step of a reason code; a code of the store's is passed on as it is."""
-    known = ROUND_REASONS.get(reason)
-    if known is None and reason in CAPTURE_REASONS:
-        known = CAPTURE_REASONS[reason]
-    return known or ("The store refused the batch this file was in.", "Run `fsync sync --retry-refused`.")
+from facility_sync.reasons import explain
 
 
 class Line(NamedTuple):

@@ -30,11 +30,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from facility_sync import capture, exchange, intake, pack, plan
+from facility_sync import exchange, intake, pack, plan
 from facility_sync.courier import Courier, outbox_path, take_news
 from facility_sync.home import Home
 from facility_sync.identity import domains
 from facility_sync.ledger import Entry, Ledger
+from facility_sync.reasons import TRANSIENT
 from facility_sync.report import Line, Report
 from facility_sync.workers import Workers
 from schemas import container, messages
@@ -241,7 +242,7 @@ class Round:
     def _leave(self, item: pack.Left) -> Entry | None:
         """A file was not taken: the ledger remembers it unless trying again may help."""
         source, fact = item.wanted
-        transient = item.reason in capture.TRANSIENT
+        transient = item.reason in TRANSIENT
         lines = self.report.waiting if transient else self.report.refused
         lines.append(Line(source, intake.below(fact.folder, fact.name), item.reason))
         if transient:

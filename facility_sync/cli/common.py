@@ -79,10 +79,9 @@ def run(group: click.Group, arguments: Sequence[str] | None = None) -> NoReturn:
     as_json = "--json" in (arguments if arguments is not None else sys.argv[1:])
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        group.main(
-            args=None if arguments is None else list(arguments), prog_name=group.name, standalone_mode=False
-        )
-        status = 0
+        words = None if arguments is None else list(arguments)
+        result = group.main(args=words, prog_name=group.name, standalone_mode=False)
+        status = result if isinstance(result, int) else 0  # an `Exit` comes back as its status
     except SyncError as error:
         status = error.exit_code
         _say(error, as_json=as_json)

@@ -7,7 +7,8 @@ import click
 from facility_sync import output
 from facility_sync.cli.common import json_option, pass_home
 from facility_sync.home import Home
-from facility_sync.report import Report, explain
+from facility_sync.reasons import explain
+from facility_sync.report import Report
 from schemas.errors import Incomplete, SyncError
 
 

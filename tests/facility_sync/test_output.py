@@ -8,7 +8,8 @@ from datetime import date
 import pytest
 
 from facility_sync import output
-from facility_sync.report import Line, Report, explain
+from facility_sync.reasons import explain
+from facility_sync.report import Line, Report
 
 
 def test_a_table_is_aligned_in_columns_of_a_terminal():
