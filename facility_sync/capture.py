@@ -124,7 +124,7 @@ def _prove(
     sink.seek(start)
     again = _Digest()
     part = io.BytesIO(sink.read(made.size)) if made.size <= _HELD else sink
-    sealed.open_object(part, cast(BinaryIO, again), made.encoding, Keyring(tuple(domains)), limit=size)
+    sealed.open_object(part, cast(BinaryIO, again), made.encoding, Keyring(tuple(domains)), size=size)
     sink.seek(start + made.size)
     if again.digest.digest() != digest:
         raise Damaged(

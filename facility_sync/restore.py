@@ -137,7 +137,7 @@ def _restore(file: BinaryIO, stored: container.Stored, target: Target, keyring: 
     def write(sink: BinaryIO) -> None:
         hashing = _Hashing(sink)
         part = _Part(file, stored.offset, stored.length)
-        sealed.open_object(part, hashing, target.encoding, keyring, limit=target.dicom_bytes)  # type: ignore[arg-type]
+        sealed.open_object(part, hashing, target.encoding, keyring, size=target.dicom_bytes)  # type: ignore[arg-type]
         if not _fits(hashing.digest.digest(), target, keyring):
             raise NotExact("a restored file is not the one the facility read")
 

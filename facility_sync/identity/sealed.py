@@ -123,7 +123,7 @@ def _compressed(source: BinaryIO, size: int) -> BinaryIO | None:
     return cast(BinaryIO, compressor.stream_reader(source, size=size, read_size=_BLOCK))
 
 
-def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyring, *, limit: int) -> None:
+def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyring, *, size: int) -> None:
     """Open a sealed object.
 
     Args:
@@ -131,48 +131,47 @@ def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyrin
         sink: takes the plain file; use it only after this function returned.
         encoding: as the row says.
         keyring: any of its domains may fit.
-        limit: size of the plain file as the row says; never exceeded.
+        size: of the plain file in bytes, as the row says; nothing else is accepted.
 
     Raises:
         SealError: not for these domains, cut short or altered.
-        FormatError: another encoding or a larger content than the row says.
+        FormatError: another encoding or size than the row says, or no zstd frame.
     """
     identities = [domain.age_identity for domain in keyring.domains]
+    exact = _Exact(sink, size)
     if encoding == "age":
-        envelope.open_sealed(source, sink, identities, limit=limit)
+        envelope.open_sealed(source, cast(BinaryIO, exact), identities, limit=size)
     elif encoding == "age+zstd":
-        frame = _Frame(sink, limit)
-        envelope.open_sealed(source, cast(BinaryIO, frame), identities, limit=limit + limit // 128 + 1024)
-        frame.finish()
-    else:
-        raise FormatError("an object has an encoding this program does not know")
-
-
-class _Frame:
-    """Takes one zstd frame and writes what it holds; nothing may follow it (RFC 8878)."""
-
-    def __init__(self, sink: BinaryIO, limit: int) -> None:
-        self._sink = sink
-        self._left = limit
-        self._decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj(write_size=_BLOCK)
-
-    def write(self, data: bytes) -> int:
+        # Written in pieces: a few bytes of zstd may hold gigabytes, and none of them is held here.
+        decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        frame = decoder.stream_writer(cast(BinaryIO, exact), write_size=_BLOCK, closefd=False)
         try:
-            plain = self._decoder.decompress(data) if not self._decoder.eof else None
+            envelope.open_sealed(source, cast(BinaryIO, frame), identities, limit=size + size // 128 + 1024)
         except zstandard.ZstdError as error:
             raise FormatError("an object holds no readable zstd frame") from error
-        if plain is None or self._decoder.unused_data:
-            raise FormatError("something follows the zstd frame of an object")
-        self._left -= len(plain)
+    else:
+        raise FormatError("an object has an encoding this program does not know")
+    exact.finish()
+
+
+class _Exact:
+    """Writes through exactly `size` bytes."""
+
+    def __init__(self, sink: BinaryIO, size: int) -> None:
+        self._sink = sink
+        self._left = size
+
+    def write(self, data: bytes) -> int:
+        self._left -= len(data)
         if self._left < 0:
             raise FormatError("an object holds more than its row says")
-        self._sink.write(plain)
+        self._sink.write(data)
         return len(data)
 
     def flush(self) -> None:
         self._sink.flush()
 
     def finish(self) -> None:
-        """The frame must be whole."""
-        if not self._decoder.eof:
-            raise FormatError("the zstd frame of an object is cut short")
+        """All of it must have come."""
+        if self._left:
+            raise FormatError("an object holds less than its row says")
