@@ -139,6 +139,8 @@ def _sftp_process(root: Path, address: Address, pipe: Connection, level: int) ->
             stop=_Closed(pipe),
             limits=sftp_server.Limits(file_bytes=_LARGEST),
         )
+    except BrokenPipeError:
+        return  # the service is gone: nobody to serve for
     except OSError as error:
         pipe.send(f"cannot listen on {address[0]} port {address[1]}: {error.strerror}")
 
