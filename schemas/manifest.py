@@ -49,12 +49,12 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], *, facility: str) -> bytes:
         FormatError: a row is not one the reader would accept.
     """
     schema = columns.arrow_schema().with_metadata({KEY: VERSION.encode()})
+    sink = pa.BufferOutputStream()
     try:
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise FormatError("a row does not fit the columns of a manifest") from error
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     if not from_parquet(data, facility=facility).equals(table):
         raise FormatError("a manifest did not come back as it was written")
