@@ -1,0 +1,142 @@
+"""`check` finds what is wrong, each thing under its code; `rebuild` makes the catalog again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from central_store import catalog, lock
+from central_store.catalog import Catalog
+from central_store.check import CODES, check
+from central_store.facilities import enrol
+from tests.central_store.conftest import Place
+from tests.kit.batches import Facility, Made, row
+
+
+@pytest.fixture(scope="module")
+def filled(made_store: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Made]:
+    root = tmp_path_factory.mktemp("filled") / "store"
+    shutil.copytree(made_store.root, root)
+    place = Place(opened(root), made_store.a, made_store.b)
+    made = place.put(place.a, place.a.batch([row(n) for n in range(3)], place.card))
+    place.put(place.b, place.b.batch([row(n, study=2) for n in range(2)], place.card))
+    assert place.work().stored == 2
+    return place, made
+
+
+def opened(root: Path):
+    from central_store.settings import open_store
+
+    return open_store(root)
+
+
+@pytest.fixture
+def broken(filled: tuple[Place, Made], tmp_path: Path) -> tuple[Place, Made]:
+    origin, made = filled
+    shutil.copytree(origin.root, tmp_path / "store")
+    return Place(opened(tmp_path / "store"), origin.a, origin.b), made
+
+
+def _edit(path: Path, change: Callable[[bytes], bytes]) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(change(data))
+
+
+def _flip(data: bytes) -> bytes:
+    return data[:-1500] + bytes([data[-1500] ^ 1]) + data[-1499:]
+
+
+def test_a_sound_store_has_no_problems(filled: tuple[Place, Made]) -> None:
+    read: list[int] = []
+    report = check(filled[0].store, read_data=True, progress=read.append)
+    assert report.problems == []
+    assert (report.batches, report.objects, report.catalog) == (2, 5, "checked")
+    assert sum(read) == report.bytes > 0
+
+
+def _flip_early(data: bytes) -> bytes:
+    return data[:60] + bytes([data[60] ^ 1]) + data[61:]
+
+
+DAMAGE: dict[str, tuple[Callable[[Place, Made], None], bool]] = {
+    "pack-missing": (lambda p, m: p.store.layout.pack(m.batch).unlink(), False),
+    "pack-size": (lambda p, m: _edit(p.store.layout.pack(m.batch), lambda d: d[:-512]), False),
+    "pack-bytes": (lambda p, m: _edit(p.store.layout.pack(m.batch), _flip), True),
+    "manifest": (lambda p, m: _edit(folder(p, m) / "manifest.parquet", _flip), False),
+    "signature": (lambda p, m: _edit(folder(p, m) / "receipt.json.sig", _flip_early), False),
+    "batch-unreadable": (lambda p, m: (folder(p, m) / "statement.json").unlink(), False),
+    "pack-orphan": (lambda p, m: p.store.layout.pack("ab" * 32).write_bytes(b"x") and None, False),  # type: ignore[arg-type]
+    "catalog-unread": (lambda p, m: p.store.layout.catalog.write_bytes(b"no database") and None, False),
+}  # fmt: skip
+
+
+def folder(place: Place, made: Made) -> Path:
+    return place.store.layout.manifest(place.a.card.facility, made.batch)
+
+
+@pytest.mark.parametrize("code", DAMAGE)
+def test_each_damage_has_its_code(broken: tuple[Place, Made], code: str) -> None:
+    place, made = broken
+    damage, needs_reading = DAMAGE[code]
+    damage(place, made)
+    report = check(place.store, read_data=needs_reading)
+    assert [problem.code for problem in report.problems] == [code]
+    assert report.batches == 2
+    if needs_reading:
+        assert check(place.store, read_data=False).problems == []
+
+
+def test_every_code_is_provoked_somewhere() -> None:
+    assert set(DAMAGE) | {"catalog-rows"} == set(CODES)
+
+
+def test_a_catalog_that_lost_a_batch_is_found_and_made_again(broken: tuple[Place, Made]) -> None:
+    place, made = broken
+    hidden = place.root / "hidden"
+    folder(place, made).rename(hidden)
+    catalog.drop(place.store.layout)
+    with Catalog(place.store.layout, place.store.settings) as remade:
+        assert len(remade.rows_of_batches()) == 1
+    hidden.rename(folder(place, made))
+    assert [p.code for p in check(place.store, read_data=False).problems] == ["catalog-rows"]
+    with lock.held(place.store.layout.lock):
+        catalog.drop(place.store.layout)
+        with Catalog(place.store.layout, place.store.settings) as remade:
+            assert remade.totals() == {"clinic-a": (1, 3), "hospital_b": (1, 2)}
+    assert check(place.store, read_data=True).problems == []
+
+
+def test_a_rebuilt_catalog_answers_as_the_grown_one(broken: tuple[Place, Made]) -> None:
+    """Duplicates and conflicts are marked one way as batches come, another way in a rebuild."""
+    place, _ = broken
+    again = [
+        row(0),
+        row(1, sop_instance_uid="1.2.1.1.0"),
+        row(9, source_digest=row(8)["source_digest"]),
+        row(8),
+    ]
+    place.put(place.a, place.a.batch(again, place.card))
+    assert place.work().stored == 1
+
+    def state() -> tuple[int, list[tuple[str, str]], int]:
+        with Catalog(place.store.layout, place.store.settings) as found:
+            rows = found.table("SELECT count(*) AS n FROM instances WHERE NOT duplicate", {}).to_pylist()
+            pairs = found.table("SELECT * FROM conflicts ORDER BY ALL", {}).to_pylist()
+            distinct = found.table("SELECT count(DISTINCT (facility, source_digest)) AS n FROM instances", {})
+        return rows[0]["n"], [tuple(pair.values()) for pair in pairs], distinct.to_pylist()[0]["n"]
+
+    grown = state()
+    catalog.drop(place.store.layout)
+    assert state() == grown
+    assert grown[0] == grown[2], "one row for each file, however often it was sent"
+    assert grown[1] == [("clinic-a", "1.2.1.1.0")], "two files say they are the same instance"
+
+
+def test_what_a_replaced_key_signed_stays_provable(broken: tuple[Place, Made]) -> None:
+    place, _ = broken
+    enrol(place.store.layout, Facility("clinic-a").card, replace_key=True)
+    assert check(place.store, read_data=False).problems == []
