@@ -1,0 +1,220 @@
+"""Reading one file: what is taken comes back bit for bit, everything else has a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from facility_sync import capture, dicom_file, reasons
+from facility_sync.dicom_file import Refused
+from facility_sync.identity import domains, sealed, tokens
+from schemas import extract, keys, manifest
+from tests.kit import images
+from tests.kit.corpus import bundled, everything
+
+DOMAIN = domains.make(
+    "x", secret=b"\7" * 32, age_identity=keys.new_age_identity(), created="2026-11-24T00:00:00Z"
+)
+RING = domains.Keyring((DOMAIN,))
+
+
+def take(path: Path, sink: io.BytesIO | None = None, max_bytes: int = 1 << 33) -> capture.Taken | Refused:
+    return capture.take(
+        path, facility="clinic-a", domains=[DOMAIN], site_map={},
+        captured_at=datetime(2026, 11, 24, tzinfo=UTC), max_bytes=max_bytes, sink=sink or io.BytesIO(),
+    )  # fmt: skip
+
+
+def header(data: bytes) -> dicom_file.Header | Refused:
+    return dicom_file.read_header(io.BytesIO(data), len(data))
+
+
+def test_every_real_file_is_taken_and_comes_back_or_is_refused_with_a_reason():
+    """All of pydicom's bundled files, and the corpus when it is there."""
+    rows, refused = [], {}
+    for path in everything():
+        sink, data = io.BytesIO(), path.read_bytes()
+        result = take(path, sink)
+        if isinstance(result, Refused):
+            refused[path] = result.reason
+            continue
+        row, back = result.row, io.BytesIO()
+        sealed.open_object(io.BytesIO(sink.getvalue()), back, row["encoding"], RING, size=row["dicom_bytes"])
+        assert back.getvalue() == data
+        assert row["object_sha256"] == hashlib.sha256(sink.getvalue()).hexdigest()
+        assert row["source_digest"] == tokens.keyed_digest(DOMAIN, hashlib.sha256(data).digest())
+        assert set(row["flags"]) <= set(extract.FLAGS)
+        rows.append(row)
+    assert set(refused.values()) <= set(reasons.CAPTURE)
+    assert len(rows) > 120
+    unique = {row["object_sha256"]: row for row in rows}
+    assert manifest.to_parquet(list(unique.values()), facility="clinic-a")
+
+
+def test_a_file_whose_instance_uid_pydicom_can_read_is_never_refused():
+    missed = []
+    for path in everything():
+        result = header(path.read_bytes())
+        if not isinstance(result, Refused) or result.reason == "dicomdir":
+            continue
+        try:
+            found = pydicom.dcmread(path, force=True, stop_before_pixels=True).get("SOPInstanceUID")
+        except Exception:  # pydicom cannot read it either
+            continue
+        if found:
+            missed.append(path.name)
+    assert missed == []
+
+
+def test_the_header_says_what_pydicom_reads():
+    """No silent difference to a full parse, over every real file pydicom reads without complaint."""
+    compared = 0
+    for path in everything():
+        result = header(path.read_bytes())
+        if isinstance(result, Refused) or "header-unreadable" in result.flags:
+            continue
+        try:
+            full = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        except Exception:  # as above
+            continue
+        for keyword in (
+            "StudyInstanceUID",
+            "SOPClassUID",
+            "StudyDate",
+            "Modality",
+            "Rows",
+            "NumberOfFrames",
+            "PatientID",
+        ):
+            try:
+                expected = full.get(keyword)
+            except Exception:  # pydicom cannot decode it: then it is left out
+                continue
+            if expected not in (None, ""):
+                assert str(result.dataset.get(keyword)) == str(expected), (path, keyword)
+        compared += 1
+    assert compared > 120
+
+
+CLEAR_TEXT = ("menu", "menu_code", "institution", "station", "manufacturer", "model", "body_part", "view")
+
+
+def test_no_identity_stands_in_a_clear_column():
+    hits = []
+    for path in everything():
+        result = header(path.read_bytes())
+        if isinstance(result, Refused):
+            continue
+        clear = extract.clear_columns(result.dataset, transfer_syntax="", facility="x", site_map={})
+        texts = [str(clear.row[key]).casefold() for key in CLEAR_TEXT if clear.row[key]]
+        for key in ("patient_name", "patient_id", "accession", "birth_date"):
+            value = clear.identity.values[key].casefold()
+            if len(value) >= 4 and any(value in text for text in texts):
+                hits.append((path.name, key))
+    assert hits == []
+
+
+REFUSED = {
+    "empty": b"",
+    "not-dicom": b"not an image at all",
+    "no-sop-instance-uid": bytes(128) + b"DICM" + bytes(20),
+}
+
+
+@pytest.mark.parametrize(("reason", "data"), REFUSED.items())
+def test_refusals_by_content(tmp_path, reason, data):
+    (tmp_path / "x").write_bytes(data)
+    assert take(tmp_path / "x") == Refused(reason)
+
+
+def test_refusals_by_what_the_file_is(tmp_path):
+    path = images.write(tmp_path, 1)
+    assert take(path, max_bytes=100) == Refused("too-large")
+    assert take(tmp_path / "gone") == Refused("vanished")
+    os.mkfifo(tmp_path / "pipe")
+    assert take(tmp_path / "pipe") == Refused("unreadable")
+    assert take(tmp_path) == Refused("unreadable")
+    directories = [path for path in bundled() if path.name == "DICOMDIR"]
+    assert directories
+    assert all(take(path) == Refused("dicomdir") for path in directories)
+
+
+def test_every_reason_has_a_meaning_and_a_next_step():
+    for table in (reasons.CAPTURE, reasons.ROUND):
+        assert all(meaning.endswith(".") and step.endswith(".") for meaning, step in table.values())
+    assert set(reasons.CAPTURE) >= reasons.TRANSIENT
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_taken(tmp_path):
+    path = images.write(tmp_path, 1, pixels=random.Random(1).randbytes(3_000_000))
+
+    class Meddling(io.BytesIO):
+        """Appends to the source when the seal is written: between the two looks."""
+
+        def write(self, data):
+            with path.open("ab") as file:
+                file.write(b"more")
+            return super().write(data)
+
+    assert take(path, Meddling()) == Refused("changed-while-reading")
+
+
+def test_a_file_that_grows_all_the_time_is_never_taken_wrong(tmp_path):
+    path, stop = images.write(tmp_path, 1), threading.Event()
+
+    def grow():
+        with path.open("ab", buffering=0) as file:
+            while not stop.is_set():
+                file.write(b"xy")
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        for _ in range(20):
+            result = take(path)
+            if not isinstance(result, Refused):
+                data = path.read_bytes()[: result.row["dicom_bytes"]]
+                digest = tokens.keyed_digest(DOMAIN, hashlib.sha256(data).digest())
+                assert result.row["source_digest"] == digest
+    finally:
+        stop.set()
+        thread.join()
+
+
+GOOD = images.image(1)
+
+
+def test_whatever_the_bytes_a_header_or_a_reason_comes_out():
+    rng = random.Random(20261124)
+    outcomes = set()
+    cases = [GOOD[:length] for length in range(0, len(GOOD), 23)]
+    cases += [rng.randbytes(300), b"\x08\0" + rng.randbytes(500), bytes(128) + b"DICM" + rng.randbytes(900)]
+    for _ in range(1500):
+        data = bytearray(GOOD)
+        for _ in range(rng.choice((1, 2, 8))):
+            data[rng.randrange(128, 1200)] = rng.randrange(256)
+        cases.append(bytes(data))
+    for data in cases:
+        result = header(data)
+        outcomes.add(type(result))
+        if isinstance(result, Refused):
+            assert result.reason in reasons.CAPTURE
+        else:
+            assert extract.clear_columns(result.dataset, transfer_syntax="", facility="x", site_map={}).row
+    assert outcomes == {Refused, dicom_file.Header}
+
+
+def test_equal_identities_share_one_seal(tmp_path):
+    one, other = (take(images.write(tmp_path, 1, 1, 1, n)) for n in (1, 2))
+    assert isinstance(one, capture.Taken)
+    assert isinstance(other, capture.Taken)
+    assert one.row["sealed_identity"] == other.row["sealed_identity"]
+    assert one.row["object_sha256"] != other.row["object_sha256"]
