@@ -15,6 +15,7 @@ import hashlib
 import io
 import os
 import stat
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -24,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from facility_sync.dicom_file import Header, Refused, read_header
 from facility_sync.identity import sealed, tokens
 from facility_sync.identity.domains import Domain, Keyring
-from schemas.errors import Damaged
+from schemas.errors import Damaged, FormatError, SealError
 from schemas.extract import Clear, Identity, SiteMap, clear_columns
 
 _HELD = 64 * 1024 * 1024
@@ -63,74 +64,132 @@ def take(
         Damaged: the sealed object does not open to the file: memory or disk are at fault.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        return Refused("vanished" if isinstance(error, FileNotFoundError) else "unreadable")
-    with os.fdopen(descriptor, "rb") as file:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode) or before.st_size > max_bytes:
-            return Refused("too-large" if stat.S_ISREG(before.st_mode) else "unreadable")
-        try:
-            source, digest = _content(file, before.st_size)
-            header = read_header(source, before.st_size)
-            source.seek(0)
-        except OSError:
-            return Refused("unreadable")
-        if isinstance(header, Refused):
-            return header
-        start = sink.tell()
-        made = sealed.seal_object(source, before.st_size, sink, domains)
-        _prove(sink, start, made, before.st_size, digest, domains)
-        if _changed(before, os.fstat(descriptor)) or _count(source) != before.st_size:
-            return Refused("changed-while-reading")
-    clear = clear_columns(
-        header.dataset, transfer_syntax=header.transfer_syntax, facility=facility, site_map=site_map
-    )
+        with _opened(path) as file:
+            header, made, digest, size = _sealed_file(file, domains, max_bytes, sink)
+    except _NotTakenError as error:
+        return Refused(error.reason)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's may quote values
+        clear = clear_columns(
+            header.dataset, transfer_syntax=header.transfer_syntax, facility=facility, site_map=site_map
+        )
     return Taken(
         _row(clear, header, made, domains)
         | {
-            "dicom_bytes": before.st_size,
+            "dicom_bytes": size,
             "source_digest": tokens.keyed_digest(domains[0], digest),
             "captured_at": captured_at,
         }
     )
 
 
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb", opener=_open_at_once)  # noqa: PTH123 - pathlib's takes no opener
+    except OSError as error:
+        reason = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
+        raise _NotTakenError(reason) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe that nobody writes to
+
+
+def _sealed_file(
+    file: BinaryIO, domains: Sequence[Domain], max_bytes: int, sink: BinaryIO
+) -> tuple[Header, sealed.SealedObject, bytes, int]:
+    """Header, seal, SHA-256 and size of a file that stood still and was proved to come back."""
+    before = os.fstat(file.fileno())
+    size = before.st_size
+    if not stat.S_ISREG(before.st_mode):
+        raise _NotTakenError("unreadable")
+    if size > max_bytes:
+        raise _NotTakenError("too-large")
+    source, digest = _content(file, size)
+    header = read_header(source, size)
+    if isinstance(header, Refused):
+        raise _NotTakenError(header.reason)
+    source.seek(0)
+    start = sink.tell()
+    made = sealed.seal_object(source, size, sink, domains)
+    if _changed(before, os.fstat(file.fileno())):
+        raise _NotTakenError("changed-while-reading")
+    if not _proved(sink, start, made, size, digest, domains):
+        if _content(file, size)[1] != digest:
+            raise _NotTakenError("changed-while-reading")
+        raise Damaged(
+            "a sealed image does not open to the file it was made of",
+            hint="Nothing was sent. Check this machine's memory and disk, then run the command again.",
+        )
+    return header, made, digest, size
+
+
+class _NotTakenError(Exception):
+    """Why this file is not taken; raised wherever that turns out, inside a seal too."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Steady(io.RawIOBase):
+    """A file of exactly `size` bytes: what comes behind is not there, what is missing is a change."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._size = size
+
+    def read(self, size: int = -1, /) -> bytes:
+        at = self._file.tell()
+        wanted = max(0, self._size - at)
+        wanted = wanted if size is None or size < 0 else min(size, wanted)
+        try:
+            data = self._file.read(wanted)
+        except OSError as error:
+            raise _NotTakenError("unreadable") from error
+        if len(data) < wanted:
+            raise _NotTakenError("changed-while-reading")
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def _content(file: BinaryIO, size: int) -> tuple[BinaryIO, bytes]:
-    """The file's content as something seekable, and its SHA-256."""
+    """The file's content from its beginning as something seekable, and its SHA-256."""
+    file.seek(0)
+    steady = cast(BinaryIO, _Steady(file, size))
     if size <= _HELD:
-        data = file.read(size + 1)
+        data = steady.read()
         return io.BytesIO(data), hashlib.sha256(data).digest()
     digest = hashlib.sha256()
-    while block := file.read(_BLOCK):
+    while block := steady.read(_BLOCK):
         digest.update(block)
-    file.seek(0)
-    return file, digest.digest()
-
-
-def _count(source: BinaryIO) -> int:
-    return source.seek(0, io.SEEK_END)
+    steady.seek(0)
+    return steady, digest.digest()
 
 
 def _changed(before: os.stat_result, after: os.stat_result) -> bool:
     return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
 
 
-def _prove(
+def _proved(
     sink: BinaryIO, start: int, made: sealed.SealedObject, size: int, digest: bytes, domains: Sequence[Domain]
-) -> None:
+) -> bool:
     """Open what was just sealed, from where it was written to, and compare."""
     sink.flush()
     sink.seek(start)
     again = _Digest()
     part = io.BytesIO(sink.read(made.size)) if made.size <= _HELD else sink
-    sealed.open_object(part, cast(BinaryIO, again), made.encoding, Keyring(tuple(domains)), size=size)
+    try:
+        sealed.open_object(part, cast(BinaryIO, again), made.encoding, Keyring(tuple(domains)), size=size)
+    except (SealError, FormatError):
+        return False
     sink.seek(start + made.size)
-    if again.digest.digest() != digest:
-        raise Damaged(
-            "a sealed image does not open to the file it was made of",
-            hint="Nothing was sent. Check this machine's memory and disk, then run the command again.",
-        )
+    return again.digest.digest() == digest
 
 
 class _Digest:

@@ -5,8 +5,8 @@ length; pixel data are never read; a deflated data set is inflated up to a limit
 off, what was found before is kept. A file whose SOP Instance UID can be found is never refused for the
 state of its header.
 
-Leaves to others: what the attributes mean (`schemas.extract`), opening the file
-(`facility_sync.capture`).
+Leaves to others: finding the elements (`facility_sync.elements`), what the attributes mean
+(`schemas.extract`), opening the file (`facility_sync.capture`).
 """
 
 from __future__ import annotations
@@ -20,28 +20,32 @@ from typing import Any, BinaryIO, NamedTuple
 from pydicom import config, uid
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filereader import data_element_generator
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
+from facility_sync.elements import LONG_VRS, Walk, is_vr, walk
 from schemas import names
 from schemas.errors import FormatError
 from schemas.extract import KEYWORDS
 
 config.settings.reading_validation_mode = config.IGNORE  # a value is judged where it is used
 config.logger.disabled = True  # its messages quote values
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 _MAX_INFLATED = 64 * 1024 * 1024
 _SCANNED = 1024 * 1024
-_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-_TAGS: list[Any] = [tag_for_keyword(keyword) for keyword in KEYWORDS]
-_DIRECTORY = "1.2.840.10008.1.3.10"
+_BLOCK = 64 * 1024
+_WANTED = frozenset(int(tag) for tag in map(tag_for_keyword, KEYWORDS) if tag is not None)
+_DIRECTORY_CLASS, _DIRECTORY = "1.2.840.10008.1.3.10", 0x00041220
 _INSTANCE, _CHARSET = BaseTag(0x00080018), BaseTag(0x00080005)
 _INSTANCE_BYTES = re.compile(
     rb"(?:\x08\0\x18\0(?:UI.\0|.\0\0\0)|\0\x08\0\x18UI\0.)(?P<uid>[0-9][0-9.]{3,63}[\0 ]?)", re.DOTALL
 )
-_LONG_VRS = frozenset(
-    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+# A data set that does not begin where it should: SOP Class and SOP Instance UID, one after the other.
+_SHIFTED = re.compile(
+    rb"\x08\0\x16\0UI.\0[0-9.]{5,64}\0?\x08\0\x18\0UI.\0(?P<uid>[0-9][0-9.]{3,63}[\0 ]?)", re.DOTALL
 )
 
 
@@ -65,29 +69,32 @@ def read_header(source: BinaryIO, size: int) -> Header | Refused:
     Args:
         source: the file, seekable, at its beginning; left anywhere.
         size: its size in bytes.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     if not size:
         return Refused("empty")
     start = source.read(_SCANNED)
-    part10 = start[128:132] == b"DICM"
-    if not part10 and not _begins_with_elements(start):
-        return Refused("not-dicom")
-    flags = [] if part10 else ["no-part10-header"]
-    body_at, meta = _file_meta(start) if part10 else (0, {})
-    syntax, directory = meta.get(0x00020010, ""), meta.get(0x00020002) == _DIRECTORY
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset, broken = _read(source, size, body_at, syntax)
-    if directory or 0x00041220 in dataset:
+    meta_at = 132 if start[128:132] == b"DICM" else 4 if start.startswith(b"DICM") else 0
+    if not meta_at and not _begins_with_elements(start):
+        return _shifted(start)
+    flags = {} if meta_at == 132 else {"no-part10-header": None}
+    body_at, meta = _file_meta(start, meta_at)
+    syntax = meta.get(0x00020010, "")
+    found, cut = _elements(source, size, body_at, syntax, flags)
+    if meta.get(0x00020002) == _DIRECTORY_CLASS or _DIRECTORY in found.found or _DIRECTORY in found.too_long:
         return Refused("dicomdir")
-    if broken:
-        flags.append(broken)
-    if not _uid_of(dataset):
-        found, flag = _find_uid(meta, start)
-        if not found:
-            return Refused("no-sop-instance-uid" if part10 or len(dataset) else "not-dicom")
-        dataset.add_new(_INSTANCE, "UI", found)
-        flags.append(flag)
+    dataset = _decoded(found, little=_is_little(start[body_at : body_at + 2], syntax), flags=flags)
+    if cut:
+        flags["truncated"] = None
+    instance = _first_uid(dataset)
+    if not instance:
+        instance, flag = _find_uid(meta, start)
+        if not instance:
+            return Refused("no-sop-instance-uid" if meta_at or len(dataset) else "not-dicom")
+        flags[flag] = None
+    dataset.add_new(_INSTANCE, "UI", instance)
     return Header(dataset, syntax, tuple(flags))
 
 
@@ -99,83 +106,113 @@ def _begins_with_elements(start: bytes) -> bool:
     return little in (2, 8) or big in (2, 8)
 
 
-def _file_meta(start: bytes) -> tuple[int, dict[int, str]]:
+def _shifted(start: bytes) -> Header | Refused:
+    """A file with something before its first element, or no DICOM file (nor one that contains others)."""
+    match = _SHIFTED.search(start[:1024])
+    text = match["uid"].decode("ascii").rstrip("\0 ") if match else ""
+    if not match or not _is_uid(text) or b"DICM" in start[: match.start()]:
+        return Refused("not-dicom")
+    dataset = Dataset()
+    dataset.add_new(_INSTANCE, "UI", text)
+    return Header(dataset, "", ("no-part10-header", "header-unreadable"))
+
+
+def _file_meta(start: bytes, at: int) -> tuple[int, dict[int, str]]:
     """Where the data set begins, and the short values of group 2 as text (PS3.10 section 7.1)."""
-    at, values = 132, {}
+    values = {}
     while start[at : at + 2] == b"\x02\0" and at + 12 <= len(start):
         element = int.from_bytes(start[at + 2 : at + 4], "little")
-        width, value_at = (4, at + 12) if start[at + 4 : at + 6] in _LONG_VRS else (2, at + 8)
+        vr = start[at + 4 : at + 6]
+        if not is_vr(vr):  # some write group 2 like an implicit data set
+            width, value_at = 4, at + 8
+        else:
+            width, value_at = (4, at + 12) if vr in LONG_VRS else (2, at + 8)
         length = int.from_bytes(start[value_at - width : value_at], "little")
-        if length <= 64:
+        if length <= 66:
             values[0x00020000 + element] = start[value_at : value_at + length].decode("latin-1").strip("\0 ")
         at = value_at + length
     return at, values
 
 
-def _read(source: BinaryIO, size: int, body_at: int, syntax: str) -> tuple[Dataset, str]:
-    """The wanted attributes up to the pixels, and a flag when something is wrong on the way."""
-    source.seek(body_at)
-    body: BinaryIO = source
+def _is_little(first: bytes, syntax: str) -> bool:
+    """The byte order of a data set: group numbers are small, so one of the first two bytes is zero."""
+    if len(first) == 2 and (not first[0]) != (not first[1]):
+        return first[1] == 0
+    return syntax != uid.ExplicitVRBigEndian
+
+
+def _elements(source: BinaryIO, size: int, at: int, syntax: str, flags: dict[str, None]) -> tuple[Walk, bool]:
+    """The wanted elements, and whether the file is shorter than it says."""
+    body, cut = source, False
     if syntax == uid.DeflatedExplicitVRLittleEndian:
-        try:
-            body = io.BytesIO(
-                zlib.decompressobj(-zlib.MAX_WBITS).decompress(source.read(_MAX_INFLATED), _MAX_INFLATED)
-            )
-        except zlib.error:
-            return Dataset(), "header-unreadable"
-        size = _MAX_INFLATED
-    little = syntax != uid.ExplicitVRBigEndian
-    begin, first = body.tell(), body.read(6)
-    body.seek(begin)
-    if not syntax:
-        little = first[:1] != b"\0"
-    implicit = not (first[4:6].isalpha() and first[4:6].isupper())
-    pixels: list[int] = []
+        source.seek(at)
+        data, cut, damaged = _inflated(source)
+        if damaged:
+            flags["header-unreadable"] = None
+        body, at, size = io.BytesIO(data), 0, len(data)
+    body.seek(at)
+    first = body.read(6)
+    found = walk(
+        body, at, size, implicit=not is_vr(first[4:6]), little=_is_little(first[:2], syntax), wanted=_WANTED
+    )
+    if found.broken:
+        flags["header-unreadable"] = None
+    if found.too_long - {_DIRECTORY}:
+        flags["bad-value"] = None
+    return found, cut or (found.cut and size < _MAX_INFLATED if body is not source else found.cut)
 
-    def at_pixels(tag: BaseTag, _vr: str | None, length: int) -> bool:
-        if tag not in _PIXELS:
-            return False
-        pixels.append(0 if length == 0xFFFFFFFF else body.tell() + length)
-        return True
 
-    elements: dict[BaseTag, Any] = {}
-    flag = ""
+def _inflated(source: BinaryIO) -> tuple[bytes, bool, bool]:
+    """What a deflated data set holds, up to a limit; whether it was cut off, and whether it is damaged."""
+    inflater, left = zlib.decompressobj(-zlib.MAX_WBITS), _MAX_INFLATED
+    parts: list[bytes] = []
     try:
-        for element in data_element_generator(body, implicit, little, at_pixels, specific_tags=_TAGS):
-            elements[element.tag] = element
-            if len(elements) > len(_TAGS):
-                break
-    except MemoryError:
-        raise
-    except Exception:  # pydicom raises anything from RecursionError to struct.error on hostile headers
-        flag = "header-unreadable"
-    dataset = _decoded(elements, implicit=implicit, little=little)
-    end = pixels[0] if pixels else body.tell()
-    return dataset, flag or ("truncated" if end > size else "")
+        while left and not inflater.eof:
+            block = inflater.unconsumed_tail or source.read(_BLOCK)
+            if not block:
+                return b"".join(parts), True, False
+            parts.append(inflater.decompress(block, left))
+            left -= len(parts[-1])
+    except zlib.error:
+        return b"".join(parts), False, True
+    return b"".join(parts), False, False
 
 
-def _decoded(elements: dict[BaseTag, Any], *, implicit: bool, little: bool) -> Dataset:
-    """A data set of these elements; what cannot be decoded is left out."""
-    dataset = Dataset(elements)
-    encoding: Any = default_encoding
-    try:
-        encoding = convert_encodings(dataset[_CHARSET].value) if _CHARSET in dataset else default_encoding
-    except Exception:  # an unknown character set leaves the default one
-        dataset.pop(_CHARSET, None)
-    dataset.set_original_encoding(implicit, little, encoding)
-    for tag in list(elements):
+def _decoded(found: Walk, *, little: bool, flags: dict[str, None]) -> Dataset:
+    """A data set of these elements; what cannot be decoded is left out, with a flag."""
+    dataset = Dataset({
+        BaseTag(raw.tag): RawDataElement(
+            BaseTag(raw.tag), raw.vr, len(raw.value), raw.value or None, 0, raw.vr is None, little
+        )
+        for raw in found.found.values()
+        if raw.tag != _DIRECTORY
+    })  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        encoding: Any = default_encoding
         try:
-            _ = dataset[tag].value  # decode now: later nobody expects an error
-        except MemoryError:
-            raise
-        except Exception:  # as above
-            dataset.pop(tag, None)
+            encoding = convert_encodings(dataset[_CHARSET].value) if _CHARSET in dataset else default_encoding
+        except Exception:  # an unknown character set leaves the default one
+            flags["bad-value"] = None
+            dataset.pop(_CHARSET, None)
+        dataset.set_original_encoding(False, little, encoding)
+        for tag in list(dataset.keys()):
+            try:
+                _ = dataset[tag].value  # decode now: later nobody expects an error
+            except MemoryError:
+                raise
+            except Exception:  # pydicom raises anything from RecursionError to struct.error
+                flags["bad-value"] = None
+                dataset.pop(tag, None)
     return dataset
 
 
-def _uid_of(dataset: Dataset) -> str:
-    value = str(dataset[_INSTANCE].value) if _INSTANCE in dataset else ""
-    return value if _is_uid(value) else ""
+def _first_uid(dataset: Dataset) -> str:
+    value = dataset[_INSTANCE].value if _INSTANCE in dataset else ""
+    if isinstance(value, MultiValue):
+        value = value[0] if len(value) else ""
+    text = str(value).strip("\0 ")
+    return text if _is_uid(text) else ""
 
 
 def _is_uid(text: str) -> bool:
