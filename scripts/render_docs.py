@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Write the tables of the docs from the code they speak of; with --check only say whether they agree.
+
+scripts/render_docs.py            rewrite what stands between `<!-- name:begin -->` and `<!-- name:end -->`
+scripts/render_docs.py --check    leave with 1 if anything would change
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from central_store.replies import REASONS as STORE_REASONS
+from facility_sync import reasons, restore, settings
+from schemas import columns, extract, messages
+from schemas.errors import EXIT_CODES
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["schemas/FORMAT.md", "docs/terminals.md", "docs/stores.md", "docs/auditors.md"]
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def message_table() -> str:
+    rows = []
+    for kind in messages.Message.__subclasses__():
+        fields = ", ".join(f"`{item.name}`" for item in dataclasses.fields(kind))
+        rows.append([f"`{kind.TYPE}`", (kind.__doc__ or "").strip(), fields])
+    return table(["type", "says", "fields, beside `type` and `version`"], rows)
+
+
+def column_table() -> str:
+    rows = [
+        [
+            f"`{c.name}`",
+            columns.duckdb_type(c).lower() + ("" if c.required else ", may be null"),
+            c.keyword,
+            c.level,
+            c.meaning,
+        ]
+        for c in columns.COLUMNS
+    ]
+    return table(["column", "type", "DICOM keyword", "of", "meaning"], rows)
+
+
+def reason_table(source: dict[str, tuple[str, str]]) -> str:
+    return table(["reason", "meaning", "next step"], [[f"`{code}`", *text] for code, text in source.items()])
+
+
+def plain_table(heads: list[str], source: dict[str, str]) -> str:
+    return table(heads, [[f"`{code}`", text] for code, text in source.items()])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "messages": message_table,
+    "columns": column_table,
+    "exit-codes": lambda: table(["status", "name", "meaning"], [[str(c), n, t] for c, n, t in EXIT_CODES]),
+    "reasons": lambda: reason_table(reasons.CAPTURE | reasons.ROUND),
+    "flags": lambda: plain_table(["flag", "meaning"], extract.FLAGS),
+    "restore-reasons": lambda: plain_table(["reason", "meaning"], restore.REASONS),
+    "store-reasons": lambda: plain_table(["reason", "meaning"], STORE_REASONS),
+    "settings": lambda: table(
+        ["key", "default", "meaning"],
+        [[f"`{k}`", f"`{d}`" if d else "", t] for k, d, t in settings.describe()],
+    ),
+}
+
+
+def rendered(text: str) -> str:
+    for name, make in TABLES.items():
+        mark = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+        if mark.search(text):
+            made = make()
+            text = mark.sub(lambda found, made=made: f"{found[1]}{made}\n{found[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def main() -> int:
+    changed = []
+    for page in PAGES:
+        path = ROOT / page
+        before = path.read_text("utf-8")
+        after = rendered(before)
+        if after != before:
+            changed.append(page)
+            if "--check" not in sys.argv:
+                path.write_text(after, "utf-8")
+    print(
+        "\n".join(
+            f"{page} {'differs from the code' if '--check' in sys.argv else 'written'}" for page in changed
+        )
+    )
+    return 1 if changed and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
