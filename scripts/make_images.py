@@ -16,22 +16,30 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filewriter import dcmwrite
-from pydicom.sequence import Sequence
-from pydicom.uid import (
-    CTImageStorage,
-    ExplicitVRLittleEndian,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-)
+try:
+    import numpy as np
+    import numpy.typing as npt
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.filewriter import dcmwrite
+    from pydicom.sequence import Sequence
+    from pydicom.uid import (
+        CTImageStorage,
+        ExplicitVRLittleEndian,
+        MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    )
+except ModuleNotFoundError:  # started with an interpreter that lacks them: the checkout's has them
+    _OWN = Path(__file__).resolve().parents[1] / ".venv" / "bin" / "python"
+    if not _OWN.exists() or Path(sys.prefix) == _OWN.parents[1]:
+        sys.exit("Run ./scripts/test once, or: pip install -e '.[test]'")
+    os.execv(_OWN, [str(_OWN), *sys.argv])
 
 SIDE = 512
 FRAME = SIDE * SIDE * 2

@@ -51,7 +51,7 @@ class Measured:
         self.files, self.bytes = len(files), sum(path.stat().st_size for path in files)
         self.original = Counter(_digest(path) for path in files)  # and now they are in the page cache
         self.costs: dict[tuple[str, str], list[Cost]] = {}
-        self.stored: int | None = None
+        self.stored, self.stored_bytes = self.files, self.bytes  # what fsync took
 
     def add(self, way: str, tool: str, cost: Cost) -> None:
         """Note one run."""
@@ -62,7 +62,7 @@ class Measured:
         """What came back must be what was sent."""
         back = Counter(_digest(path) for path in fetched.rglob("*") if path.is_file())
         if back - self.original or back.total() != expected:
-            raise SystemExit(f"{tool} brought back other files than it was given")
+            raise SystemExit(f"{tool} holds other files than it was given")
 
     def values(self) -> dict[str, Any]:
         """For programs: medians and every single time."""
@@ -77,6 +77,7 @@ class Measured:
             "files": self.files,
             "bytes": self.bytes,
             "stored": self.stored,
+            "stored_bytes": self.stored_bytes,
             "rows": rows,
         }
 
@@ -105,16 +106,16 @@ def _one(measured: Measured, tool: str, place: Path, *, check: bool) -> None:
     if tool in (EMBEDDED, OPENSSH):
         done = ours.run(place, measured.source, over_sshd=tool == OPENSSH)
         measured.stored = done.stored
-        put, get, fetched, expected = done.sync, done.fetch, done.fetched, done.stored
+        measured.stored_bytes = sum(path.stat().st_size for path in done.fetched.rglob("*") if path.is_file())
+        outcome, expected = peers.Outcome(done.sync, done.fetch, done.fetched), done.stored
     else:
-        outcome = peers.PEERS[tool][1](place, measured.source)
-        put, expected = outcome.put, measured.files
-        get, fetched = outcome.get, outcome.fetched  # type: ignore[assignment]
+        outcome, expected = peers.PEERS[tool][1](place, measured.source), measured.files
+    put, get, fetched = outcome
     measured.add("put", tool, put)
     if get is not None:
         measured.add("get", tool, get)
-        if check:
-            measured.check(fetched, expected, tool)
+    if check and fetched is not None:
+        measured.check(fetched, expected, tool)
 
 
 def machine() -> dict[str, Any]:
@@ -173,14 +174,8 @@ def campaign(options: argparse.Namespace) -> dict[str, Any]:
     sets = []
     try:
         if "slices" in options.sets:
-            words = (
-                "--studies",
-                f"{options.studies}",
-                "--slices",
-                f"{options.slices}",
-                "--seed",
-                f"{options.seed}",
-            )
+            words = ("--studies", f"{options.studies}", "--slices", f"{options.slices}",
+                     "--seed", f"{options.seed}")  # fmt: skip
             source = generate(work / "slices", *words)
             sets.append(measure_set("slices", source, work, options.repeat, mine + peers.installed()))
             shutil.rmtree(source)

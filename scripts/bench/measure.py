@@ -2,9 +2,10 @@
 
 Guarantees: the watched trees are the command's and those of the servers it talks to; a process counts
 from the first look that sees it (looks are 1/20 s apart) with the processor time of the last look before
-its end, and with its peak resident memory as the kernel keeps it (`VmHWM`; the largest value seen where
-there is no such figure). The processes of servers that live on count what they spent meanwhile; their
-peak is that of their whole life.
+its end, for the command's own tree also as the kernel sums it, whichever is more; and with its peak
+resident memory as the kernel keeps it (`VmHWM`; the largest value seen where there is no such figure).
+The processes of servers that live on count what they spent meanwhile; their peak is that of their whole
+life.
 
 Leaves to others: what is run (`ours`, `peers`), putting it into a table (`table`).
 """
@@ -12,6 +13,7 @@ Leaves to others: what is run (`ours`, `peers`), putting it into a table (`table
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -66,6 +68,12 @@ class Tree:
     def largest(self) -> int:
         """Peak resident bytes of the largest process."""
         return max(self.peak.values(), default=0)
+
+
+def _reaped() -> float:
+    """Processor time of all children that ended, and of theirs: short-lived ones escape the looks."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _peak(process: psutil.Process) -> int:
@@ -133,6 +141,7 @@ def run(
     for tree in watched:
         tree.begin()
     stop = threading.Event()
+    spent = _reaped()
     started = time.monotonic()
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -157,6 +166,7 @@ def run(
     seconds = time.monotonic() - started
     stop.set()
     looking.join()
+    spent = _reaped() - spent
     if process.returncode not in expect:
         raise CommandFailed(f"{command[0]} left with {process.returncode}\n{out[-2000:]}\n{err[-2000:]}")
     started = time.monotonic()
@@ -167,7 +177,7 @@ def run(
     return Cost(
         seconds,
         flush,
-        client.seconds,
+        max(client.seconds, spent),
         sum(tree.seconds for tree in watched),
         client.largest,
         max((tree.largest for tree in watched), default=0),

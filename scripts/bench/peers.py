@@ -24,7 +24,7 @@ class Road(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Costs of putting and, where the tool is compared in it, of getting back; and where it came back."""
+    """Costs of putting and, where the tool is compared in it, of getting back; files to compare, if any."""
 
     put: measure.Cost
     get: measure.Cost | None
@@ -73,13 +73,13 @@ def _restic(work: Path, source: Path, compression: str) -> Outcome:
 
 def _rclone(work: Path, source: Path) -> Outcome:
     with road(work) as where:
-        flags = ["--sftp-host", "127.0.0.1", "--sftp-port", str(where.server.port), "--sftp-user", sshd.USER,
+        flags: list[str | Path] = ["--sftp-host", "127.0.0.1", "--sftp-port", str(where.server.port), "--sftp-user", sshd.USER,
                  "--sftp-key-file", where.key, "--sftp-known-hosts-file", where.server.known_hosts,
                  "--sftp-shell-type", "none", "--sftp-disable-hashcheck", "--config", os.devnull]  # fmt: skip
         put = measure.run(
             ["rclone", "-q", "copy", source, f":sftp:{where.place}/copy", *flags], servers=[where.server.pid]
         )
-    return Outcome(put, None, None)
+    return Outcome(put, None, where.place / "copy")
 
 
 def _sftp(work: Path, source: Path) -> Outcome:
@@ -91,6 +91,9 @@ def _sftp(work: Path, source: Path) -> Outcome:
             servers=[where.server.pid],
             stdin=f"put {tar} {where.place}/all.tar\n",
         )
+        arrived = where.place / "all.tar"
+        if arrived.stat().st_size != tar.stat().st_size:
+            raise measure.CommandFailed("the tar arrived with another size")
     return Outcome(made + put, None, None)
 
 

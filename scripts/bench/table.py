@@ -14,7 +14,7 @@ _TITLES = {
 }
 _HEAD = (
     "| {way} | s | flush s | files/s | MB/s | CPU s client | CPU s server | CPU s both | peak MB client "
-    "| peak MB server | fsync over OpenSSH is |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "| peak MB server | ratio | ratio on disk |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 _WAYS = {"put": "to the store", "get": "back again"}
 
@@ -35,10 +35,9 @@ def markdown(values: Mapping[str, Any]) -> str:
 
 
 def _set(item: Mapping[str, Any]) -> str:
-    stored = item["stored"] or item["files"]
-    left = (
-        "" if stored == item["files"] else f"; fsync stores and fetches {stored:,}, the others are no images"
-    )
+    left = ""
+    if item["stored"] != item["files"]:
+        left = f"; of them fsync stores {item['stored']:,}, {item['stored_bytes'] / 1e6:,.0f} MB, as images"
     parts = [f"### {_TITLES[item['name']]}", f"{item['files']:,} files, {item['bytes'] / 1e6:,.0f} MB{left}."]
     for way, words in _WAYS.items():
         rows = [row for row in item["rows"] if row["way"] == way]
@@ -50,21 +49,26 @@ def _set(item: Mapping[str, Any]) -> str:
 
 def _row(row: Mapping[str, Any], item: Mapping[str, Any], own: Mapping[str, Any] | None) -> str:
     ours = row["tool"].startswith("fsync")
-    count = (item["stored"] if ours and row["way"] == "get" else None) or item["files"]
+    part = "stored" if ours and row["way"] == "get" else "files"
+    count, size = item[part], item["stored_bytes" if part == "stored" else "bytes"]
     seconds = row["seconds"]
-    ratio = "" if own is None or ours else f"{seconds / own['seconds']:.2f} x as fast"
+    ratio, durable = "", ""
+    if own is not None and row is not own:
+        ratio = f"{own['seconds'] / seconds:.2f}"
+        durable = f"{(own['seconds'] + own['flush']) / (seconds + row['flush']):.2f}"
     cells = (
         f"**{row['tool']}**" if ours else row["tool"],
         f"{seconds:.2f}",
         f"{row['flush']:.2f}",
         f"{count / seconds:,.0f}",
-        f"{item['bytes'] / seconds / 1e6:,.1f}",
+        f"{size / seconds / 1e6:,.1f}",
         f"{row['client_cpu']:.1f}",
         f"{row['server_cpu']:.1f}",
         f"{row['client_cpu'] + row['server_cpu']:.1f}",
         f"{row['client_peak'] / 1e6:,.0f}",
         f"{row['server_peak'] / 1e6:,.0f}",
         ratio,
+        durable,
     )
     return "| " + " | ".join(cells) + " |"
 
