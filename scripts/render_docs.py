@@ -19,7 +19,7 @@ from schemas import columns, extract, messages
 from schemas.errors import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["schemas/FORMAT.md", "docs/terminals.md", "docs/stores.md", "docs/auditors.md"]
+PAGES = ["schemas/FORMAT.md", "docs/terminals.md", "docs/stores.md"]
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
