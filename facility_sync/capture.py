@@ -85,7 +85,7 @@ def take(
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        return open(path, "rb", opener=_open_at_once)  # noqa: PTH123 - pathlib's takes no opener
+        return open(path, "rb", opener=_open_at_once)
     except OSError as error:
         reason = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
         raise _NotTakenError(reason) from error

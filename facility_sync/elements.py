@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 MAX_VALUE = 256 * 1024
 """Longest value in bytes that is read, sequences included."""
-_MAX_STEPS = 4_000_000
+_MAX_STEPS = 2_000_000
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -39,8 +39,8 @@ class Walk(NamedTuple):
     Attributes:
         found: the wanted elements by tag.
         too_long: wanted elements whose value is longer than `MAX_VALUE`.
-        broken: the structure ended where it should not.
-        cut: the bytes ended before the structure did.
+        broken: the elements could not be followed to the pixel data or the end.
+        cut: the bytes ended before the structure did; in the pixel data if not `broken` as well.
     """
 
     found: dict[int, Raw]
@@ -104,11 +104,11 @@ class _Walker:
     def step(self, at: int) -> int:
         """Look at what begins here; returns where the next begins, or raises `_End`."""
         if at > self._size:
-            raise _End(cut=True)
+            raise self._cut()
         self._source.seek(at)
         head = self._source.read(12)
         if len(head) < 8:
-            raise _End(cut=bool(self._level) or bool(head.strip(b"\0")))
+            raise self._cut() if self._level or head.strip(b"\0") else _End()
         group, element, length = self._head(head)
         tag = group << 16 | element
         if self._level and tag in (_ITEM_END, _SEQUENCE_END):
@@ -122,6 +122,9 @@ class _Walker:
                 return at + 8
             return at + 8 + int(length)
         return self._element(tag, head, int(length), at)
+
+    def _cut(self) -> _End:
+        return _End(cut=True, broken=not (self._level and self._open[0] in _PIXELS))
 
     def _close(self, tag: int, at: int) -> None:
         # Some writers forget the end of an item before the end of its sequence.
@@ -138,7 +141,7 @@ class _Walker:
             vr = head[4:6].decode("ascii")
             if head[4:6] in LONG_VRS:
                 if len(head) < 12:
-                    raise _End(cut=True)
+                    raise self._cut()
                 start, length = at + 12, self._long(head, 8)[0]
             else:
                 length = self._short(head, 6)[0]
