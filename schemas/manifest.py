@@ -36,6 +36,18 @@ MAX_ITEMS = 32
 
 _HEX64 = "^[0-9a-f]{64}$"
 _UID = r"^[0-9]+(\.[0-9]+)*$"
+_UID_BYTES = 64
+_KEYED = "^[0-9A-Z][A-Z2-7]{26}$"  # version character and base32: an ID in clear does not look like this
+_SHAPES: dict[str, str] = {
+    "object_sha256": _HEX64,
+    "source_digest": _HEX64,
+    **{c.name: _UID for c in columns.COLUMNS if c.vr == "UI"},
+    **{c.name: _KEYED for c in columns.COLUMNS if c.search == "token"},
+    "domains": "^[0-9a-f]{16}$",
+    "flags": "^[a-z0-9-]+$",
+}
+"""What the values of a column look like: a terminal that would send an identity by mistake is stopped
+here, on its own side."""
 
 
 def to_parquet(rows: Sequence[Mapping[str, Any]], *, facility: str) -> bytes:
@@ -107,10 +119,8 @@ def _check(table: pa.Table, facility: str) -> None:
     table.validate(full=True)
     for column in columns.COLUMNS:
         _check_column(column, table[column.name])
-    for name in ("object_sha256", "source_digest"):
-        _all_match(table, name, _HEX64)
-    for name in ("study_uid", "series_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid"):
-        _all_match(table, name, _UID)
+    for name, shape in _SHAPES.items():
+        _all_match(table[name], name, shape)
     if pc.unique(table["facility"]).to_pylist() != [facility]:
         raise FormatError("a manifest names another facility than its sender")
     if pc.count_distinct(table["object_sha256"]).as_py() != table.num_rows:
@@ -138,11 +148,12 @@ def _check_column(column: columns.Column, values: pa.ChunkedArray) -> None:
         raise FormatError(f"{column.name} is negative")
 
 
-def _all_match(table: pa.Table, name: str, pattern: str) -> None:
-    if not pc.all(pc.match_substring_regex(table[name].drop_null(), pattern)).as_py() and len(
-        table[name].drop_null()
-    ):
+def _all_match(values: pa.ChunkedArray, name: str, shape: str) -> None:
+    found = pc.list_flatten(values) if pa.types.is_list(values.type) else values
+    if not pc.all(pc.match_substring_regex(found.drop_null(), shape), min_count=0).as_py():
         raise FormatError(f"{name} is not well formed in a row")
+    if shape is _UID and (pc.max(pc.binary_length(found)).as_py() or 0) > _UID_BYTES:
+        raise FormatError(f"{name} is longer than a UID can be")
 
 
 def objects(table: pa.Table) -> Iterator[tuple[str, int, str]]:

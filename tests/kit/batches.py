@@ -7,6 +7,7 @@ made = clinic.batch([row(study_uid="1.2.3")], store_card)
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import secrets
@@ -25,6 +26,11 @@ NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
 def digest(text: str) -> str:
     """A stand-in for a keyed digest."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def token(text: str) -> str:
+    """A stand-in for a token: its shape, without a key."""
+    return "1" + base64.b32encode(hashlib.sha256(text.encode()).digest()[:16]).decode().rstrip("=")
 
 
 def row(number: int = 0, *, study: int = 1, series: int = 1, **values: Any) -> dict[str, Any]:
@@ -49,8 +55,8 @@ def row(number: int = 0, *, study: int = 1, series: int = 1, **values: Any) -> d
         "body_part": "CHEST",
         "series_number": series,
         "instance_number": number,
-        "patient_id_tokens": [f"t{study}"],
-        "domains": ["domain-1"],
+        "patient_id_tokens": [token(f"patient {study}")],
+        "domains": ["0d" * 8],
         "sealed_identity": f"sealed {study}".encode(),
         "flags": [],
     }
