@@ -295,22 +295,31 @@ def _body_part(values: _Values) -> str | None:
     return found
 
 
-def _guard(row: dict[str, Any], identity: Identity, flags: dict[str, None]) -> None:
-    """Withhold clear text that contains something of the identity."""
+def _needles(identity: Identity) -> set[str]:
+    """What may not stand in a clear value: IDs of 4 characters on, parts of names of 3 (2 in kanji)."""
     found = identity.values
-    needles = {
-        found[key].casefold() for key in ("patient_id", "accession", "birth_date") if len(found[key]) >= 4
+    whole = [found[key] for key in ("patient_id", "accession", "birth_date")]
+    whole += found["other_patient_ids"].split("\\")
+    if identity.born:
+        whole += [identity.born.isoformat(), identity.born.strftime("%Y%m%d")]
+    parts = re.split(r"[\^=\s,;.]+", found["patient_name"])
+    return {text.casefold() for text in whole if len(text) >= 4} | {
+        part.casefold() for part in parts if len(part) >= (3 if part.isascii() else 2)
     }
-    needles |= {other.casefold() for other in found["other_patient_ids"].split("\\") if len(other) >= 4}
-    needles |= {part.casefold() for part in re.split(r"[\^=\s]+", found["patient_name"]) if len(part) >= 3}
+
+
+def _guard(row: dict[str, Any], identity: Identity, flags: dict[str, None]) -> None:
+    """Withhold clear values that contain something of the identity; UIDs are kept and flagged."""
+    needles = _needles(identity)
     for column in _GUARDED:
         if row[column] and any(needle in row[column].casefold() for needle in needles):
             row[column] = None
             flags["identity-in-value"] = None
-    parts = {
-        part
-        for column in ("study_uid", "series_uid", "sop_instance_uid")
-        for part in (row[column] or "").split(".")
-    }
-    if len(found["patient_id"]) >= 4 and found["patient_id"] in parts:
+    for column in ("series_number", "instance_number"):  # seen: the patient ID as series number
+        if str(row[column]) in needles:
+            row[column] = None
+            flags["identity-in-value"] = None
+    patient = identity.values["patient_id"]
+    uids = [row[column] or "" for column in ("study_uid", "series_uid", "sop_instance_uid")]
+    if len(patient) >= 4 and any(patient in uid.split(".") for uid in uids):
         flags["identity-in-uid"] = None

@@ -109,6 +109,42 @@ def test_a_clear_value_with_something_of_the_identity_is_withheld(keyword, colum
     assert flags == ["identity-in-value"]
 
 
+@pytest.mark.parametrize(
+    ("name", "institution"),
+    [
+        ("Yamada^Tarou=山田^太郎", "山田クリニック"),
+        ("Smith, John", "Praxis SMITH"),
+        ("Müller^Jörg", "Klinik müller"),
+    ],
+)
+def test_a_name_is_found_however_its_parts_are_set_apart(name, institution):
+    row, identity, flags = clear(header(PatientName=name, InstitutionName=institution))
+    assert row["institution"] is None
+    assert identity.values["patient_name"] == name
+    assert flags == ["identity-in-value"]
+
+
+def test_a_birth_date_in_another_spelling_is_found():
+    assert clear(header(StationName="b. 1941-03-15")).row["station"] is None
+
+
+def test_an_initial_is_not_enough_to_withhold_a_value():
+    assert clear(header(PatientName="G^H", InstitutionName="General Hospital")).row["institution"]
+
+
+def test_a_patient_id_as_series_number_is_withheld():
+    row, _, flags = clear(header(PatientID="123456", SeriesNumber="123456"))
+    assert row["series_number"] is None
+    assert flags == ["identity-in-value"]
+    assert clear(header(PatientID="7", SeriesNumber="7")).row["series_number"] == 7
+
+
+def test_a_uid_with_the_patient_id_is_kept_and_flagged():
+    row, _, flags = clear(header(PatientID="20001", StudyInstanceUID="1.2.20001.3"))
+    assert row["study_uid"] == "1.2.20001.3"
+    assert flags == ["identity-in-uid"]
+
+
 BAD = {
     "StudyDate": ["2024.13.01", "yesterday", "20240230", "2024", "99999999"],
     "StudyTime": ["25", "1260", "noon", "1"],
