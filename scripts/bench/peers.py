@@ -73,8 +73,9 @@ def _restic(work: Path, source: Path, compression: str) -> Outcome:
 
 def _rclone(work: Path, source: Path) -> Outcome:
     with road(work) as where:
-        flags: list[str | Path] = ["--sftp-host", "127.0.0.1", "--sftp-port", str(where.server.port), "--sftp-user", sshd.USER,
-                 "--sftp-key-file", where.key, "--sftp-known-hosts-file", where.server.known_hosts,
+        flags: list[str | Path] = ["--sftp-host", "127.0.0.1", "--sftp-port", str(where.server.port),
+                 "--sftp-user", sshd.USER, "--sftp-key-file", where.key,
+                 "--sftp-known-hosts-file", where.server.known_hosts,
                  "--sftp-shell-type", "none", "--sftp-disable-hashcheck", "--config", os.devnull]  # fmt: skip
         put = measure.run(
             ["rclone", "-q", "copy", source, f":sftp:{where.place}/copy", *flags], servers=[where.server.pid]
