@@ -16,6 +16,7 @@ from central_store.cli.common import Root, json_option, pass_root, printed, show
 def status(root: Root, as_json: bool) -> None:
     """What is stored, and what waits; works while the service runs."""
     from central_store import output, report
+    from schemas import keys
 
     store = root.open()
     lines = [asdict(line) for line in report.status(store)]
@@ -25,8 +26,11 @@ def status(root: Root, as_json: bool) -> None:
         "quarantined": "quarantined",
     }  # fmt: skip
     rows = [line | {"size": output.size(line["bytes"])} for line in lines]
-    text = f"store {store.name}\n" + table_or_none(rows, headings, "no facility is enrolled")
-    show(as_json, {"store": store.name, "facilities": lines}, text)
+    host_key = keys.fingerprint(store.card().host_key)
+    text = f"store {store.name}, host key {host_key}\n" + table_or_none(
+        rows, headings, "no facility is enrolled"
+    )
+    show(as_json, {"store": store.name, "host_key": host_key, "facilities": lines}, text)
 
 
 @click.command()

@@ -44,8 +44,9 @@ def listing(home: Home, as_json: bool) -> None:
 )
 @click.option("--domain", "identifier", help="Which domain; default: this terminal's own.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
 @pass_home
-def export(home: Home, card: BinaryIO, identifier: str | None, file: Path) -> None:
+def export(home: Home, card: BinaryIO, identifier: str | None, file: Path, as_json: bool) -> None:
     """Write a domain to FILE, sealed so that only the terminal with that card opens it.
 
     Whoever imports it can read every identity and image of the domain, for good.
@@ -65,7 +66,10 @@ def export(home: Home, card: BinaryIO, identifier: str | None, file: Path) -> No
     durable.publish(
         file.absolute(), domains.export_for(chosen[:1], reader.age_recipient), mode=0o600, replace=True
     )
-    click.echo(f"Domain {chosen[0].id} ({chosen[0].name}) is sealed for {reader.facility}.", err=True)
+    if as_json:
+        click.echo(output.to_json({"domain": chosen[0].id, "name": chosen[0].name, "to": reader.facility}))
+    else:
+        click.echo(f"Domain {chosen[0].id} ({chosen[0].name}) is sealed for {reader.facility}.")
 
 
 @domain.command("import")

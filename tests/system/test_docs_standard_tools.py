@@ -61,7 +61,7 @@ def test_a_batch_on_the_wire_opens_with_standard_tools_only(site: Site, tmp_path
 
 
 def _catch(a, inbox: Path) -> bytes:
-    """The bytes of the next batch as they lie on the shelf: a second name for the file, taken when it appears."""
+    """The next batch as it lies on the shelf: a second name for the file, taken when it appears."""
     with subprocess.Popen(
         [sys.executable, "-c", _WATCH, str(inbox)], stdout=subprocess.PIPE, text=True
     ) as watcher:
