@@ -51,11 +51,13 @@ class Measured:
         self.files, self.bytes = len(files), sum(path.stat().st_size for path in files)
         self.original = Counter(_digest(path) for path in files)  # and now they are in the page cache
         self.costs: dict[tuple[str, str], list[Cost]] = {}
+        self.loads: list[float] = []
         self.stored, self.stored_bytes = self.files, self.bytes  # what fsync took
 
     def add(self, way: str, tool: str, cost: Cost) -> None:
         """Note one run."""
         self.costs.setdefault((way, tool), []).append(cost)
+        self.loads.append(os.getloadavg()[0])
         say(f"  {self.name}: {tool} {way} {cost.seconds:.2f} s")
 
     def check(self, fetched: Path, expected: int, tool: str) -> None:
@@ -76,6 +78,7 @@ class Measured:
             "name": self.name,
             "files": self.files,
             "bytes": self.bytes,
+            "load": round(statistics.mean(self.loads), 1),
             "stored": self.stored,
             "stored_bytes": self.stored_bytes,
             "rows": rows,

@@ -38,7 +38,8 @@ def _set(item: Mapping[str, Any]) -> str:
     left = ""
     if item["stored"] != item["files"]:
         left = f"; of them fsync stores {item['stored']:,}, {item['stored_bytes'] / 1e6:,.0f} MB, as images"
-    parts = [f"### {_TITLES[item['name']]}", f"{item['files']:,} files, {item['bytes'] / 1e6:,.0f} MB{left}."]
+    size = f"{item['files']:,} files, {item['bytes'] / 1e6:,.0f} MB{left}."
+    parts = [f"### {_TITLES[item['name']]}", f"{size} Load of the machine meanwhile: {item['load']}."]
     for way, words in _WAYS.items():
         rows = [row for row in item["rows"] if row["way"] == way]
         if rows:

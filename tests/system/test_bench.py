@@ -83,7 +83,8 @@ def test_a_ratio_is_our_time_by_theirs():
         costs = dict.fromkeys(("client_cpu", "server_cpu", "client_peak", "server_peak"), 1)
         return {"way": "put", "tool": tool, "seconds": seconds, "flush": flush, **costs}
 
-    item = {"name": "slices", "files": 8, "bytes": 4_000_000, "stored": 8, "stored_bytes": 4_000_000,
+    item = {"name": "slices", "load": 2.0, "files": 8, "bytes": 4_000_000,
+            "stored": 8, "stored_bytes": 4_000_000,
             "rows": [row("fsync, OpenSSH", 2.0, 0.0), row("restic", 4.0, 1.0)]}  # fmt: skip
     machine = dict.fromkeys(("measured", "cores", "processor", "system", "load_before", "cipher"), "")
     lines = table.markdown(
