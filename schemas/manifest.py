@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas import columns, names
+from schemas import columns, names, parquet_pages
 from schemas.container import ENDINGS, MAX_TABLE
 from schemas.errors import FormatError, SyncError, VersionError
 from schemas.ustar import MAX_SIZE
@@ -28,12 +28,18 @@ KEY = b"facility-sync.manifest"
 """Key in the Parquet file's metadata whose value is the version."""
 MAX_ROWS = 200_000
 MAX_DECODED = 512 * 1024 * 1024
-"""Most bytes the table may take once decoded, as its footer says and as it turns out."""
+"""Most bytes the table may take once decoded, as its pages say and as it turns out."""
 MAX_TEXT = 1024
 MAX_SEAL = 8192
 MAX_ITEMS = 32
 """Most items in a list column of one row."""
 
+_OPENING: dict[str, Any] = {
+    "thrift_string_size_limit": MAX_TABLE,
+    "thrift_container_size_limit": 10_000,
+    "page_checksum_verification": True,
+    "arrow_extensions_enabled": False,
+}
 _HEX64 = "^[0-9a-f]{64}$"
 _UID = r"^[0-9]+(\.[0-9]+)*$"
 _UID_BYTES = 64
@@ -88,29 +94,39 @@ def from_parquet(data: bytes, *, facility: str) -> pa.Table:
 
 
 def _decode(data: bytes) -> pa.Table:
-    file = pq.ParquetFile(
-        pa.BufferReader(data), thrift_string_size_limit=MAX_TABLE, page_checksum_verification=True
-    )
-    meta = file.metadata
-    version = (meta.metadata or {}).get(KEY)
+    leaves = _check_footer(pq.ParquetFile(pa.BufferReader(data), **_OPENING))
+    parquet_pages.check(data, parquet_pages.Limits(MAX_ROWS, MAX_DECODED, MAX_ROWS * MAX_ITEMS), len(leaves))
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    # Read as dictionaries, a text that stands in many rows is held once until it is known how long it is.
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts, **_OPENING)
+    parts, size = [], 0
+    for batch in file.iter_batches(batch_size=4096, use_threads=False):
+        size += batch.nbytes + sum(map(_text_bytes, batch.columns))
+        if size > MAX_DECODED:
+            raise FormatError("a manifest is too large once decoded")
+        parts.append(batch.cast(columns.arrow_schema()))
+    schema = columns.arrow_schema().with_metadata({KEY: VERSION.encode()})
+    return pa.Table.from_batches(parts, schema=columns.arrow_schema()).cast(schema)  # other metadata goes
+
+
+def _check_footer(file: pq.ParquetFile) -> list[Any]:
+    """The leaf columns, if version and schema are those of a manifest this program knows."""
+    version = (file.metadata.metadata or {}).get(KEY)
     if version is None:
         raise FormatError("this Parquet file is not a manifest")
     if version != VERSION.encode():
         raise VersionError("this manifest is of a version this program does not know")
-    if meta.num_rows > MAX_ROWS or meta.num_row_groups > 64:
-        raise FormatError(f"a manifest has more than {MAX_ROWS} rows")
-    if sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) > MAX_DECODED:
-        raise FormatError("a manifest is too large once decoded")
     if not file.schema_arrow.remove_metadata().equals(columns.arrow_schema()):
         raise FormatError("a manifest's columns are not those of its version")
-    parts, size = [], 0
-    for batch in file.iter_batches(batch_size=4096, use_threads=False):
-        size += batch.nbytes
-        if size > MAX_DECODED:
-            raise FormatError("a manifest is too large once decoded")
-        parts.append(batch)
-    schema = columns.arrow_schema().with_metadata({KEY: VERSION.encode()})
-    return pa.Table.from_batches(parts, schema=file.schema_arrow).cast(schema)  # other metadata goes
+    return [file.schema.column(i) for i in range(len(file.schema.names))]
+
+
+def _text_bytes(values: pa.Array) -> int:
+    """Bytes the texts of a column take once each row has its own."""
+    values = values.flatten() if pa.types.is_list(values.type) else values
+    if not pa.types.is_dictionary(values.type):
+        return 0
+    return pc.sum(pc.binary_length(values.dictionary).cast(pa.int64()).take(values.indices)).as_py() or 0
 
 
 def _check(table: pa.Table, facility: str) -> None:

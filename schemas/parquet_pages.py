@@ -1,0 +1,182 @@
+"""What a Parquet file will become when it is decoded, read from its footer and its page headers: pure.
+
+A footer may say that a table is small while its pages are not: a page of a few kilobytes can hold gigabytes.
+And a decoder written in C++ may abort the whole process over a footer with a hole in it. So `check` looks
+first. Guarantees: it returns only if footer and page headers can be read, nothing is encrypted or lies in
+another file, every column chunk is tiled by its pages without gap or overlap, every page is in a plain or
+dictionary encoding, and the pages' own sizes and counts of values, summed up, stay within the limits. The
+decoder believes page headers, and so these are what is believed here.
+
+Source: parquet.thrift (FileMetaData to DictionaryPageHeader), Thrift compact protocol.
+
+Leaves to others: names and types of columns (`schemas.manifest`), and values that a dictionary repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from schemas.errors import FormatError
+
+_MAGIC = b"PAR1"
+_ENCODINGS = frozenset({0, 2, 8})  # plain, plain dictionary, dictionary indices
+_CODECS = frozenset({0, 6})  # none, zstd
+_DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
+_MAX_FOOTER = 2 * 1024 * 1024
+_MAX_HEADER = 64 * 1024
+_MAX_PAGE = 16 * 1024 * 1024
+_MAX_PAGES = 100_000
+_MAX_GROUPS = 64
+_MAX_LIST = 10_000
+
+
+class Limits(NamedTuple):
+    """Most rows, most decoded bytes of all pages, and most values of one column chunk."""
+
+    rows: int
+    decoded: int
+    values: int
+
+
+def check(data: bytes, limits: Limits, columns: int) -> None:
+    """Refuse a Parquet file that cannot be decoded within limits.
+
+    Args:
+        data: the file.
+        limits: what is allowed.
+        columns: how many leaf columns each row group has.
+
+    Raises:
+        FormatError: footer or a page is not as it should be, or too large.
+    """
+    decoded = pages = 0
+    for start, end in _chunks(data, limits.rows, columns):
+        at, values = start, 0
+        while at < end:
+            page = _page(data, at)
+            at, values, decoded, pages = page.end, values + page.values, decoded + page.decoded, pages + 1
+            if at > end or decoded > limits.decoded or values > limits.values or pages > _MAX_PAGES:
+                raise FormatError("a manifest is too large once decoded")
+
+
+def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Where each column chunk lies."""
+    size = int.from_bytes(data[-8:-4], "little")
+    if data[:4] != _MAGIC or data[-4:] != _MAGIC or not 0 < size <= min(len(data) - 12, _MAX_FOOTER):
+        raise FormatError("this is not a readable Parquet file")
+    footer = _Compact(data[len(data) - 8 - size : -8]).struct()
+    groups, rows = footer.get(4), footer.get(3)
+    if not isinstance(groups, list) or len(groups) > _MAX_GROUPS or not isinstance(rows, int) or 8 in footer:
+        raise FormatError("a manifest's footer is not as it should be")
+    if not 0 <= rows <= most_rows or rows != sum(_int(group, 3) for group in groups):
+        raise FormatError(f"a manifest has more than {most_rows} rows")
+    for group in groups:
+        chunks = group.get(1)
+        if not isinstance(chunks, list) or len(chunks) != columns:
+            raise FormatError("a manifest's columns are not those of its version")
+        yield from (_chunk(chunk, len(data) - 8 - size) for chunk in chunks)
+
+
+def _chunk(chunk: Any, most: int) -> tuple[int, int]:
+    meta = chunk.get(3) if isinstance(chunk, dict) else None
+    if not isinstance(meta, dict) or {1, 8, 9} & set(chunk):  # in another file, or encrypted
+        raise FormatError("a manifest's footer is not as it should be")
+    if meta.get(4) not in _CODECS:
+        raise FormatError("a manifest is compressed in a way it should not be")
+    at = _int(meta, 9)
+    if 11 in meta:  # the decoder begins where the first of data and dictionary is
+        at = min(at, _int(meta, 11) or at)
+    end = at + _int(meta, 7)
+    if not 4 <= at <= end <= most:
+        raise FormatError("a column of a manifest lies outside of it")
+    return at, end
+
+
+def _int(fields: Any, number: int) -> int:
+    value = fields.get(number) if isinstance(fields, dict) else None
+    if not isinstance(value, int) or value < 0:
+        raise FormatError("a manifest's footer is not as it should be")
+    return value
+
+
+class _Page(NamedTuple):
+    end: int
+    decoded: int
+    values: int
+
+
+def _page(data: bytes, at: int) -> _Page:
+    reader = _Compact(data[at : at + _MAX_HEADER])
+    header = reader.struct()
+    kind, decoded, stored = _int(header, 1), _int(header, 2), _int(header, 3)
+    inner: Any = header.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(kind, 0))
+    values, encoding = _int(inner, 1), _int(inner, 4 if kind == _DATA_V2 else 2)
+    if encoding not in _ENCODINGS:
+        raise FormatError("a page of a manifest is in an encoding it should not be")
+    if decoded > _MAX_PAGE:
+        raise FormatError("a page of a manifest is too large once decoded")
+    return _Page(at + reader.at + stored, decoded, 0 if kind == _DICTIONARY else values)
+
+
+class _Compact:
+    """Reads a struct of the Thrift compact protocol; numbers, lists and structs are kept, text is not."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.at = 0
+
+    def struct(self, depth: int = 0) -> dict[int, Any]:
+        """Fields by their number."""
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._number()
+            # true and false stand in the field's head
+            fields[number] = head & 15 == 1 if head & 15 in (1, 2) else self._value(head & 15, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if depth > 8:
+            raise FormatError("a manifest's footer is nested too deeply")
+        match kind:
+            case 1 | 2 | 3:
+                return self._byte()
+            case 4 | 5 | 6:
+                return self._number()
+            case 7:
+                return self._skip(8)
+            case 8:
+                return self._skip(self._varint())
+            case 9:
+                head = self._byte()
+                length = head >> 4 if head >> 4 < 15 else self._varint()
+                if length > _MAX_LIST:
+                    raise FormatError("a manifest's footer is too long")
+                return [self._value(head & 15, depth + 1) for _ in range(length)]
+            case 12:
+                return self.struct(depth + 1)
+            case _:  # sets and maps stand in no footer
+                raise FormatError("a manifest's footer is not readable")
+
+    def _skip(self, length: int) -> None:
+        self.at += length
+        if self.at > len(self._data):
+            raise FormatError("a manifest's footer or a page of it is cut")
+
+    def _byte(self) -> int:
+        self._skip(1)
+        return self._data[self.at - 1]
+
+    def _varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise FormatError("a manifest's footer is not readable")
+
+    def _number(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
