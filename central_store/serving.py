@@ -9,28 +9,21 @@ Leaves to others: SFTP (`central_store.sftp_server`), the loop (`central_store.s
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
-from central_store import facilities
-from central_store.layout import Layout
+from central_store import sftp_process
 from central_store.service import Clock, Counts, Service
-from central_store.settings import Store, open_store
-from schemas.container import MAX_CONTENT
-from schemas.envelope import sealed_size
+from central_store.settings import Store
 from schemas.errors import SettingsError, TransitError
-from schemas.names import facility_name
 
 Address = tuple[str, int]
-_LARGEST = sealed_size(MAX_CONTENT, 64 * 1024)
 
 
 def serve(
@@ -75,7 +68,7 @@ def _sftp(root: Path, address: Address, service: Service) -> Iterator[Callable[[
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     level = logging.getLogger().level
-    process = context.Process(target=_sftp_process, args=(root, address, theirs, level), name="sftp")
+    process = context.Process(target=sftp_process.run, args=(root, address, theirs, level), name="sftp")
     process.start()
     theirs.close()
 
@@ -104,48 +97,3 @@ def _sftp(root: Path, address: Address, service: Service) -> Iterator[Callable[[
         watcher.join(6)
         if process.is_alive():
             process.kill()
-
-
-def shelf_of(layout: Layout, user: str, key: str) -> Path | None:
-    """The shelf of the facility whose enrolled key this is, or None."""
-    card = facilities.load(layout, facility_name(user))
-    if card is None or card.ssh_key != key:
-        return None
-    return layout.shelves / card.facility
-
-
-class _Closed:
-    """Set when the other end of the pipe is gone."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-
-    def is_set(self) -> bool:
-        return self._pipe.poll()
-
-
-def _sftp_process(root: Path, address: Address, pipe: Connection, level: int) -> None:
-    from central_store import sftp_server
-
-    log_to_stderr(level)
-    store = open_store(root)
-    try:
-        sftp_server.serve(
-            host=address[0],
-            port=address[1],
-            host_key=store.keys.host,
-            shelf_of=functools.partial(shelf_of, store.layout),
-            ready=pipe.send,
-            stop=_Closed(pipe),
-            limits=sftp_server.Limits(file_bytes=_LARGEST),
-        )
-    except BrokenPipeError:
-        return  # the service is gone: nobody to serve for
-    except OSError as error:
-        pipe.send(f"cannot listen on {address[0]} port {address[1]}: {error.strerror}")
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """One line for each event; never identity, never a password."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)

@@ -29,11 +29,11 @@ def serve(root: Root, host: str | None, port: int | None, no_sftp: bool, as_json
       fstore serve --host 0.0.0.0 --port 2222
       fstore serve --no-sftp
     """  # noqa: D301
-    from central_store import serving
+    from central_store import logs, serving
     from central_store.service import Clock
 
     store = root.open()
-    serving.log_to_stderr()
+    logs.log_to_stderr()
     address = None
     if not no_sftp:
         address = (host or store.settings.host, store.settings.port if port is None else port)
@@ -59,11 +59,11 @@ def ingest(root: Root, as_json: bool) -> None:
     Example, every minute:
       * * * * *  fstore --root /srv/store ingest
     """  # noqa: D301
-    from central_store import serving
+    from central_store import logs
     from central_store.service import Clock, Service
 
     store = root.open()
-    serving.log_to_stderr()
+    logs.log_to_stderr()
     counts = Service(store, Clock(lambda: datetime.now(UTC), time.monotonic)).one_pass()
     text = (
         f"{counts.stored:,} batches stored, {counts.answered:,} requests answered, {counts.refused:,} refused"
