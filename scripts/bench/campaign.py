@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared" / "corpus"
 DOCS = ROOT / "docs" / "performance.md"
 EMBEDDED, OPENSSH = "fsync, embedded server", "fsync, OpenSSH"
+_MARK = ".benchmark"  # in a folder of our making: only such a one is emptied
 _FIELDS = ("seconds", "flush", "client_cpu", "server_cpu", "client_peak", "server_peak")
 
 
@@ -171,6 +172,7 @@ def campaign(options: argparse.Namespace) -> dict[str, Any]:
     work: Path = options.work.absolute()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    (work / _MARK).touch()
     (work / ".gitignore").write_text("*\n")
     mine = [EMBEDDED] + ([OPENSSH] if sshd.SSHD else [])
     found = machine()
@@ -219,7 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error("--repeat is at least 1")
-    if options.work.exists() and not (options.work / ".gitignore").exists() and any(options.work.iterdir()):
+    if options.work.exists() and not (options.work / _MARK).exists() and any(options.work.iterdir()):
         parser.error("--work names a folder that holds something else")
     values = campaign(options)
     text = table.markdown(values)
