@@ -94,23 +94,21 @@ def from_parquet(data: bytes, *, facility: str) -> pa.Table:
 
 
 def _decode(data: bytes) -> pa.Table:
-    leaves = _check_footer(pq.ParquetFile(pa.BufferReader(data), **_OPENING))
-    parquet_pages.check(data, parquet_pages.Limits(MAX_ROWS, MAX_DECODED, MAX_ROWS * MAX_ITEMS), len(leaves))
-    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-    # Read as dictionaries, a text that stands in many rows is held once until it is known how long it is.
-    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts, **_OPENING)
+    file = pq.ParquetFile(pa.BufferReader(data), **_OPENING)
+    _check_footer(file)
+    parquet_pages.check(data, parquet_pages.Limits(MAX_ROWS, MAX_DECODED), len(file.schema.names))
     parts, size = [], 0
     for batch in file.iter_batches(batch_size=4096, use_threads=False):
-        size += batch.nbytes + sum(map(_text_bytes, batch.columns))
+        size += batch.nbytes
         if size > MAX_DECODED:
             raise FormatError("a manifest is too large once decoded")
-        parts.append(batch.cast(columns.arrow_schema()))
+        parts.append(batch)
     schema = columns.arrow_schema().with_metadata({KEY: VERSION.encode()})
-    return pa.Table.from_batches(parts, schema=columns.arrow_schema()).cast(schema)  # other metadata goes
+    return pa.Table.from_batches(parts, schema=file.schema_arrow).cast(schema)  # other metadata goes
 
 
-def _check_footer(file: pq.ParquetFile) -> list[Any]:
-    """The leaf columns, if version and schema are those of a manifest this program knows."""
+def _check_footer(file: pq.ParquetFile) -> None:
+    """Version and schema must be those of a manifest this program knows."""
     version = (file.metadata.metadata or {}).get(KEY)
     if version is None:
         raise FormatError("this Parquet file is not a manifest")
@@ -118,15 +116,6 @@ def _check_footer(file: pq.ParquetFile) -> list[Any]:
         raise VersionError("this manifest is of a version this program does not know")
     if not file.schema_arrow.remove_metadata().equals(columns.arrow_schema()):
         raise FormatError("a manifest's columns are not those of its version")
-    return [file.schema.column(i) for i in range(len(file.schema.names))]
-
-
-def _text_bytes(values: pa.Array) -> int:
-    """Bytes the texts of a column take once each row has its own."""
-    values = values.flatten() if pa.types.is_list(values.type) else values
-    if not pa.types.is_dictionary(values.type):
-        return 0
-    return pc.sum(pc.binary_length(values.dictionary).cast(pa.int64()).take(values.indices)).as_py() or 0
 
 
 def _check(table: pa.Table, facility: str) -> None:

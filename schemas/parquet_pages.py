@@ -4,12 +4,12 @@ A footer may say that a table is small while its pages are not: a page of a few 
 And a decoder written in C++ may abort the whole process over a footer with a hole in it. So `check` looks
 first. Guarantees: it returns only if footer and page headers can be read, nothing is encrypted or lies in
 another file, every column chunk is tiled by its pages without gap or overlap, every page is in a plain or
-dictionary encoding, and the pages' own sizes and counts of values, summed up, stay within the limits. The
-decoder believes page headers, and so these are what is believed here.
+dictionary encoding, and what all values take together stays within the limit even if each is as long as the
+longest in its dictionary. The decoder believes page headers, and so these are what is believed here.
 
 Source: parquet.thrift (FileMetaData to DictionaryPageHeader), Thrift compact protocol.
 
-Leaves to others: names and types of columns (`schemas.manifest`), and values that a dictionary repeats.
+Leaves to others: names and types of columns, and what the values say (`schemas.manifest`).
 """
 
 from __future__ import annotations
@@ -17,26 +17,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import zstandard
+
 from schemas.errors import FormatError
 
 _MAGIC = b"PAR1"
 _ENCODINGS = frozenset({0, 2, 8})  # plain, plain dictionary, dictionary indices
 _CODECS = frozenset({0, 6})  # none, zstd
+_TYPES = frozenset({1, 2, 6})  # integers of 32 and 64 bits, byte arrays
+_BYTE_ARRAY = 6
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _MAX_FOOTER = 2 * 1024 * 1024
 _MAX_HEADER = 64 * 1024
 _MAX_PAGE = 16 * 1024 * 1024
-_MAX_PAGES = 100_000
+_PAGE_COST = 4096
+"""What a page counts beside its values, so that nobody sends millions of empty ones."""
+_VALUE_COST = 8
 _MAX_GROUPS = 64
 _MAX_LIST = 10_000
 
 
 class Limits(NamedTuple):
-    """Most rows, most decoded bytes of all pages, and most values of one column chunk."""
+    """Most rows, and most decoded bytes of all values."""
 
     rows: int
     decoded: int
-    values: int
 
 
 def check(data: bytes, limits: Limits, columns: int) -> None:
@@ -50,18 +55,27 @@ def check(data: bytes, limits: Limits, columns: int) -> None:
     Raises:
         FormatError: footer or a page is not as it should be, or too large.
     """
-    decoded = pages = 0
-    for start, end in _chunks(data, limits.rows, columns):
-        at, values = start, 0
-        while at < end:
+    decoded = 0
+    for chunk in _chunks(data, limits.rows, columns):
+        at, values, longest = chunk.start, 0, 0
+        while at < chunk.end:
             page = _page(data, at)
-            at, values, decoded, pages = page.end, values + page.values, decoded + page.decoded, pages + 1
-            if at > end or decoded > limits.decoded or values > limits.values or pages > _MAX_PAGES:
+            at, values, decoded = page.end, values + page.values, decoded + page.decoded + _PAGE_COST
+            if page.dictionary and chunk.texts:
+                longest = max(longest, _longest(data[page.start : page.end], page.decoded, chunk.codec))
+            if at > chunk.end or decoded + values * max(longest, _VALUE_COST) > limits.decoded:
                 raise FormatError("a manifest is too large once decoded")
+        decoded += values * max(longest, _VALUE_COST)
 
 
-def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Where each column chunk lies."""
+class _Chunk(NamedTuple):
+    start: int
+    end: int
+    codec: int
+    texts: bool
+
+
+def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[_Chunk]:
     size = int.from_bytes(data[-8:-4], "little")
     if data[:4] != _MAGIC or data[-4:] != _MAGIC or not 0 < size <= min(len(data) - 12, _MAX_FOOTER):
         raise FormatError("this is not a readable Parquet file")
@@ -78,19 +92,20 @@ def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[tuple[int, in
         yield from (_chunk(chunk, len(data) - 8 - size) for chunk in chunks)
 
 
-def _chunk(chunk: Any, most: int) -> tuple[int, int]:
+def _chunk(chunk: Any, most: int) -> _Chunk:
     meta = chunk.get(3) if isinstance(chunk, dict) else None
     if not isinstance(meta, dict) or {1, 8, 9} & set(chunk):  # in another file, or encrypted
         raise FormatError("a manifest's footer is not as it should be")
-    if meta.get(4) not in _CODECS:
-        raise FormatError("a manifest is compressed in a way it should not be")
+    kind, codec = meta.get(1), meta.get(4)
+    if codec not in _CODECS or kind not in _TYPES:
+        raise FormatError("a column of a manifest is stored in a way it should not be")
     at = _int(meta, 9)
     if 11 in meta:  # the decoder begins where the first of data and dictionary is
         at = min(at, _int(meta, 11) or at)
     end = at + _int(meta, 7)
     if not 4 <= at <= end <= most:
         raise FormatError("a column of a manifest lies outside of it")
-    return at, end
+    return _Chunk(at, end, codec, kind == _BYTE_ARRAY)
 
 
 def _int(fields: Any, number: int) -> int:
@@ -101,9 +116,11 @@ def _int(fields: Any, number: int) -> int:
 
 
 class _Page(NamedTuple):
+    start: int
     end: int
     decoded: int
     values: int
+    dictionary: bool
 
 
 def _page(data: bytes, at: int) -> _Page:
@@ -116,7 +133,24 @@ def _page(data: bytes, at: int) -> _Page:
         raise FormatError("a page of a manifest is in an encoding it should not be")
     if decoded > _MAX_PAGE:
         raise FormatError("a page of a manifest is too large once decoded")
-    return _Page(at + reader.at + stored, decoded, 0 if kind == _DICTIONARY else values)
+    start, dictionary = at + reader.at, kind == _DICTIONARY
+    return _Page(start, start + stored, decoded, 0 if dictionary else values, dictionary)
+
+
+def _longest(stored: bytes, decoded: int, codec: int) -> int:
+    """Length of the longest text of a dictionary page: each stands behind its length in four bytes."""
+    page = stored
+    if codec:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=2 * _MAX_PAGE)
+        try:
+            page = decompressor.stream_reader(stored).read(decoded)
+        except zstandard.ZstdError as error:
+            raise FormatError("a page of a manifest is damaged") from error
+    at = longest = 0
+    while at + 4 <= len(page):
+        length = int.from_bytes(page[at : at + 4], "little")
+        longest, at = max(longest, length), at + 4 + length
+    return longest
 
 
 class _Compact:
