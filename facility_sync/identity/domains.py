@@ -144,6 +144,8 @@ def load(folder: Path) -> Keyring:
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         try:
             domain = from_bytes(read_secret(path))
+        except VersionError:
+            raise
         except FormatError as error:
             raise SettingsError(f"{path.name} is damaged", hint="Put it back from a copy.") from error
         if path.name != f"{domain.id}{_SUFFIX}":

@@ -35,6 +35,9 @@ _SEPARATOR = "\x1f"
 # Variants of the same kanji in names (JIS X 0208 level 2 forms to the everyday form).
 _KANJI = str.maketrans("邊邉齋齊斎髙﨑澤濱廣嶋瀧櫻惠眞國龍﨟", "辺辺斉斉斉高崎沢浜広島滝桜恵真国竜蝋")
 
+_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), *range(0x180B, 0x180E))))
+"""Variation selectors: which drawing of a character is meant."""
+
 
 @lru_cache(maxsize=256)
 def _key(secret: bytes, field: str) -> bytes:
@@ -115,8 +118,8 @@ def _normal_part(text: str) -> str:
         if unicodedata.combining(char):
             if kept and _drops_accents(kept[-1]):
                 continue
-        elif unicodedata.category(char)[0] not in "LN":
-            continue  # blanks, hyphens, apostrophes, dots, controls, variation selectors
+        elif unicodedata.category(char)[0] not in "LMN" or char in _SELECTORS:
+            continue  # blanks, hyphens, apostrophes, dots, controls; vowel signs (Thai, Devanagari) stay
         kept.append(char)
     composed = unicodedata.normalize("NFC", "".join(kept))
     return "".join(_hiragana(char) for char in composed)

@@ -80,7 +80,12 @@ def test_without_the_own_domain_nothing_goes_on(tmp_path):
         domains.load(tmp_path)
 
 
-def test_another_version_is_refused_as_such():
+def test_another_version_is_refused_as_such(tmp_path):
+    domains.keep_own(tmp_path, DOMAIN)
+    path = tmp_path / f"{DOMAIN.id}.domain"
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    with pytest.raises(VersionError):
+        domains.load(tmp_path)
     with pytest.raises(VersionError):
         domains.from_bytes(domains.to_bytes(DOMAIN).replace(b'"version":1', b'"version":2'))
 

@@ -64,8 +64,12 @@ SAME = [
     ("O'Neil^Ann", "ONEIL^ANN"), ("Smith-Jones^A", "smith jones^a"), ("Müller^Jörg", "MULLER^JORG"),
     ("ﾔﾏﾀﾞ^ﾀﾛｳ", "やまだ^たろう"),
     ("ヤマダ^タロウ", "やまだ^たろう"), ("髙橋^渡邊", "高橋^渡辺"),
+    ("葛\U000e0100城^A", "葛城^A"), ("홍^길동", "홍^길동"),
 ]  # fmt: skip
-OTHER = [("DOE^JOHN", "JOHN^DOE"), ("DOE^JOHN", "DOE^JOHN^PAUL"), ("が^一", "か^一"), ("DOE^JOHN", "DOE^JON")]
+OTHER = [
+    ("DOE^JOHN", "JOHN^DOE"), ("DOE^JOHN", "DOE^JOHN^PAUL"), ("が^一", "か^一"), ("DOE^JOHN", "DOE^JON"),
+    ("ก่อ^ก", "กี^ก"), ("कि^क", "कु^क"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
