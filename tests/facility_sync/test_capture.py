@@ -17,8 +17,11 @@ from facility_sync import capture, dicom_file, reasons
 from facility_sync.dicom_file import Refused
 from facility_sync.identity import domains, sealed, tokens
 from schemas import extract, keys, manifest
+from schemas.errors import Damaged
 from tests.kit import images
 from tests.kit.corpus import bundled, everything
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, about the files it reads
 
 DOMAIN = domains.make(
     "x", secret=b"\7" * 32, age_identity=keys.new_age_identity(), created="2026-11-24T00:00:00Z"
@@ -165,6 +168,80 @@ def test_a_file_that_changes_while_it_is_read_is_not_taken(tmp_path):
             return super().write(data)
 
     assert take(path, Meddling()) == Refused("changed-while-reading")
+
+
+class Once(io.BytesIO):
+    """A sink that does something once, at its first write."""
+
+    def __init__(self, work):
+        super().__init__()
+        self.work = [work]
+
+    def write(self, data):
+        if self.work:
+            self.work.pop()()
+        return super().write(data)
+
+
+def shrink(path: Path) -> None:
+    os.truncate(path, 66 * 1024 * 1024)
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def rewrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-10, io.SEEK_END)
+        file.write(b"0123456789")
+
+
+def rewrite_and_hide_it(path: Path) -> None:
+    before = path.stat()
+    rewrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = [(shrink, True), (grow, True), (rewrite, True)]
+CHANGES += [(change, False) for change in (shrink, grow, rewrite, rewrite_and_hide_it)]
+
+
+@pytest.mark.parametrize(("change", "soft"), CHANGES)
+def test_a_large_file_that_changes_while_it_streams_is_not_taken(tmp_path, change, soft):
+    path = tmp_path / "large.dcm"
+    path.write_bytes(images.image(1))
+    with path.open("ab") as file:
+        file.truncate(70 * 1024 * 1024)
+    if not soft:  # noise at the three places that decide on compression
+        noise = random.Random(1).randbytes(1024 * 1024)
+        with path.open("r+b") as file:
+            for at in (4096, 35 << 20, 69 << 20):
+                file.seek(at)
+                file.write(noise)
+    result = take(path)
+    assert isinstance(result, capture.Taken)
+    assert result.row["encoding"] == ("age+zstd" if soft else "age")
+    assert take(path, Once(lambda: change(path))) == Refused("changed-while-reading")
+
+
+def test_a_disk_that_keeps_something_else_than_was_written_stops_everything(tmp_path):
+    class Bad(io.BytesIO):
+        def write(self, data):
+            return super().write(bytes([data[0] ^ 1]) + data[1:])
+
+    with pytest.raises(Damaged):
+        take(images.write(tmp_path, 1), Bad())
+
+
+def test_a_full_disk_comes_out_as_it_is(tmp_path):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        take(images.write(tmp_path, 1), Full())
 
 
 def test_a_file_that_grows_all_the_time_is_never_taken_wrong(tmp_path):
