@@ -15,9 +15,8 @@ interpreter lock while it works: callers that have something else to do run it i
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
-from typing import BinaryIO, cast
+from collections.abc import Sequence
+from typing import BinaryIO
 
 import pyrage
 
@@ -40,47 +39,50 @@ class _Watched:
         self.count = 0
         self.error: BaseException | None = None
 
-    def _call(self, work: Callable[[], bytes | int]) -> bytes | int:
-        if self.error is not None:  # a dead stream stays dead, whatever the caller makes of the first error
-            raise self.error
+    def read(self, size: int = -1) -> bytes:
+        self._alive()
         try:
-            return work()
+            data = self._inner.read(size)
+        except BaseException as error:
+            self.error = error
+            raise
+        self.count += len(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        self._alive()
+        try:
+            if self._limit is not None and self.count + len(data) > self._limit:
+                raise _too_large(self._limit)
+            if len(self.head) < _MAX_HEADER:
+                self.head += bytes(data[: _MAX_HEADER - len(self.head)])
+            done = self._inner.write(data)
+            while done < len(data):
+                more = self._inner.write(memoryview(data)[done:])
+                if not more:
+                    raise OSError("the disk took no more bytes")
+                done += more
+        except BaseException as error:
+            self.error = error
+            raise
+        self.count += done
+        return done
+
+    def flush(self) -> None:
+        self._alive()
+        try:
+            self._inner.flush()
         except BaseException as error:
             self.error = error
             raise
 
-    def read(self, size: int = -1) -> bytes:
-        def work() -> bytes:
-            data = self._inner.read(size)
-            self.count += len(data)
-            return data
+    def _alive(self) -> None:
+        if self.error is not None:  # a dead stream stays dead, whatever the caller makes of the first error
+            raise self.error
 
-        return cast(bytes, self._call(work))
 
-    def write(self, data: bytes) -> int:
-        def work() -> int:
-            view = memoryview(data)
-            if self._limit is not None and self.count + len(view) > self._limit:
-                raise FormatError(f"the sealed content is larger than the {self._limit} bytes allowed here")
-            if len(self.head) < _MAX_HEADER:
-                self.head += bytes(view[: _MAX_HEADER - len(self.head)])
-            done = 0
-            while done < len(view):
-                wrote = self._inner.write(view[done:])
-                if not wrote:
-                    raise OSError("the disk took no more bytes")
-                done += wrote
-            self.count += done
-            return done
-
-        return cast(int, self._call(work))
-
-    def flush(self) -> None:
-        def work() -> int:
-            self._inner.flush()
-            return 0
-
-        self._call(work)
+def _too_large(limit: int) -> FormatError:
+    return FormatError(f"the sealed content is larger than the {limit} bytes allowed here")
 
 
 def sealed_size(plain: int, header: int) -> int:
@@ -110,9 +112,7 @@ def seal(reader: BinaryIO, writer: BinaryIO, recipients: Sequence[str]) -> int:
         OSError: the reader or the writer failed.
     """
     source, sink = _Watched(reader), _Watched(writer)
-    keys = [pyrage.x25519.Recipient.from_str(age_recipient(text)) for text in recipients]
-    if not keys:
-        raise SealError("nothing is sealed without a recipient")
+    keys = _recipients(recipients)
     try:
         pyrage.encrypt_io(source, sink, keys)
     except BaseException as error:
@@ -139,7 +139,7 @@ def open_sealed(reader: BinaryIO, writer: BinaryIO, identities: Sequence[str], *
         OSError: the reader or the writer failed.
     """
     source, sink = _Watched(reader), _Watched(writer, limit=limit)
-    keys = [pyrage.x25519.Identity.from_str(age_identity(text)) for text in identities]
+    keys = _identities(identities)
     try:
         pyrage.decrypt_io(source, sink, keys)
     except BaseException as error:
@@ -159,14 +159,34 @@ def _translated(error: BaseException) -> BaseException:
 
 
 def seal_bytes(plain: bytes, recipients: Sequence[str]) -> bytes:
-    """`seal` for small content in memory."""
-    sink = io.BytesIO()
-    seal(io.BytesIO(plain), sink, recipients)
-    return sink.getvalue()
+    """`seal` for content in memory."""
+    try:
+        sealed: bytes = pyrage.encrypt(plain, _recipients(recipients))
+    except BaseException as error:
+        raise _translated(error) from None
+    if len(sealed) != sealed_size(len(plain), _header_size(sealed[:_MAX_HEADER])):
+        raise SealError("the sealed content is incomplete")
+    return sealed
 
 
 def open_bytes(sealed: bytes, identities: Sequence[str], *, limit: int) -> bytes:
-    """`open_sealed` for small content in memory: nothing is returned unless all of it is right."""
-    sink = io.BytesIO()
-    open_sealed(io.BytesIO(sealed), sink, identities, limit=limit)
-    return sink.getvalue()
+    """`open_sealed` for content in memory: nothing is returned unless all of it is right."""
+    if len(sealed) > sealed_size(limit, _MAX_HEADER):
+        raise _too_large(limit)
+    try:
+        plain: bytes = pyrage.decrypt(sealed, _identities(identities))
+    except BaseException as error:
+        raise _translated(error) from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    return plain
+
+
+def _recipients(texts: Sequence[str]) -> list[object]:
+    if not texts:
+        raise SealError("nothing is sealed without a recipient")
+    return [pyrage.x25519.Recipient.from_str(age_recipient(text)) for text in texts]
+
+
+def _identities(texts: Sequence[str]) -> list[object]:
+    return [pyrage.x25519.Identity.from_str(age_identity(text)) for text in texts]

@@ -14,7 +14,6 @@ the interpreter lock).
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, NamedTuple, cast
@@ -97,30 +96,32 @@ def seal_object(source: BinaryIO, size: int, sink: BinaryIO, domains: Sequence[D
         sink: takes the age file from where it stands.
         domains: who may open it.
     """
-    compressed = _compressed(source, size)
-    reader: BinaryIO = source if compressed is None else compressed
-    counted = _Counted(sink)
     recipients = [domain.recipient for domain in domains]
-    written = envelope.seal(reader, cast(BinaryIO, counted), recipients)
-    return SealedObject(counted.digest.hexdigest(), written, "age" if compressed is None else "age+zstd")
-
-
-def _compressed(source: BinaryIO, size: int) -> BinaryIO | None:
-    """The content as one zstd frame, or None when that saves too little."""
     compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True, write_checksum=True)
     if size <= _WHOLE:
         data = source.read()
         frame = compressor.compress(data)
-        source.seek(0)
-        return io.BytesIO(frame) if len(frame) <= _SAVES * size else None
-    saved = 0
+        saves = len(frame) <= _SAVES * size
+        stored = envelope.seal_bytes(frame if saves else data, recipients)
+        sink.write(stored)
+        digest, written = hashlib.sha256(stored), len(stored)
+    else:
+        saves = _saves(compressor, source, size)
+        counted = _Counted(sink)
+        reader = compressor.stream_reader(source, size=size, read_size=_BLOCK) if saves else source
+        written = envelope.seal(reader, cast(BinaryIO, counted), recipients)
+        digest = counted.digest
+    return SealedObject(digest.hexdigest(), written, "age+zstd" if saves else "age")
+
+
+def _saves(compressor: zstandard.ZstdCompressor, source: BinaryIO, size: int) -> bool:
+    """Whether compression saves enough, by three samples; leaves the source at its beginning."""
+    taken = 0
     for offset in (0, size // 2, size - _SAMPLE):
         source.seek(offset)
-        saved += len(compressor.compress(source.read(_SAMPLE)))
+        taken += len(compressor.compress(source.read(_SAMPLE)))
     source.seek(0)
-    if saved > _SAVES * 3 * _SAMPLE:
-        return None
-    return cast(BinaryIO, compressor.stream_reader(source, size=size, read_size=_BLOCK))
+    return taken <= _SAVES * 3 * _SAMPLE
 
 
 def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyring, *, size: int) -> None:
@@ -139,7 +140,9 @@ def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyrin
     """
     identities = [domain.age_identity for domain in keyring.domains]
     exact = _Exact(sink, size)
-    if encoding == "age":
+    if size <= _WHOLE and encoding in ("age", "age+zstd"):
+        exact.write(_in_memory(source, encoding, identities, size))
+    elif encoding == "age":
         envelope.open_sealed(source, cast(BinaryIO, exact), identities, limit=size)
     elif encoding == "age+zstd":
         # Written in pieces: a few bytes of zstd may hold gigabytes, and none of them is held here.
@@ -152,6 +155,20 @@ def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyrin
     else:
         raise FormatError("an object has an encoding this program does not know")
     exact.finish()
+
+
+def _in_memory(source: BinaryIO, encoding: str, identities: Sequence[str], size: int) -> bytes:
+    limit = size + size // 128 + 1024  # of what is sealed: a frame may be a little larger than its content
+    plain = envelope.open_bytes(source.read(envelope.sealed_size(limit, 65536) + 1), identities, limit=limit)
+    if encoding == "age":
+        return plain
+    try:
+        if zstandard.get_frame_parameters(plain).content_size != size:
+            raise FormatError("an object holds another size than its row says")
+        decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        return decoder.decompress(plain, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError("an object holds no readable zstd frame") from error
 
 
 class _Exact:
