@@ -138,3 +138,16 @@ def test_a_footer_of_anything_is_refused(footer):
     data = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
     with pytest.raises(FormatError):
         parquet_pages.check(data, LIMITS, len(columns.COLUMNS))
+
+
+@pytest.mark.parametrize(
+    "rows_said", [b"\x80\xa8\xd6\xb9\x07", b"\x05", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"]
+)
+def test_a_billion_rows_or_fewer_than_none_are_refused_by_the_footer(rows_said):
+    footer = GOOD[-8 - FOOTER : -8]
+    assert footer.count(b"\x16\x04\x19") == 1  # field 3, number of rows: 2; then the list of row groups
+    changed = footer.replace(b"\x16\x04\x19", b"\x16" + rows_said + b"\x19")
+    data = GOOD[: -8 - FOOTER] + changed + len(changed).to_bytes(4, "little") + b"PAR1"
+    with pytest.raises(FormatError, match="rows"):
+        parquet_pages.check(data, LIMITS, len(columns.COLUMNS))
+    assert refused(data)
