@@ -13,6 +13,7 @@ Leaves to others: reading the header (`facility_sync.dicom_file`), tokens and se
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time
 from typing import Any, NamedTuple, TypeVar
@@ -273,7 +274,8 @@ def _menu(values: _Values, site_map: SiteMap) -> tuple[str, str, str]:
     for keyword in _DESCRIPTIONS if known else ():
         entry = known.get(values.text(keyword).casefold())
         if entry is not None:
-            return entry.get("code", ""), "SITE" if entry.get("code") else "", entry["meaning"]
+            code = entry.get("code", "")[:64]
+            return code, "SITE" if code else "", entry["meaning"][:64]
     for keyword in _MENU_CODES:
         for item in values.items(keyword):
             code, scheme, meaning = (
@@ -303,16 +305,21 @@ def _needles(identity: Identity) -> set[str]:
     if identity.born:
         whole += [identity.born.isoformat(), identity.born.strftime("%Y%m%d")]
     parts = re.split(r"[\^=\s,;.]+", found["patient_name"])
-    return {text.casefold() for text in whole if len(text) >= 4} | {
-        part.casefold() for part in parts if len(part) >= (3 if part.isascii() else 2)
+    return {_folded(text) for text in whole if len(text) >= 4} | {
+        _folded(part) for part in parts if len(part) >= (3 if part.isascii() else 2)
     }
+
+
+def _folded(text: str) -> str:
+    """Case and width (half-width katakana, full-width digits) do not matter."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _guard(row: dict[str, Any], identity: Identity, flags: dict[str, None]) -> None:
     """Withhold clear values that contain something of the identity; UIDs are kept and flagged."""
     needles = _needles(identity)
     for column in _GUARDED:
-        if row[column] and any(needle in row[column].casefold() for needle in needles):
+        if row[column] and any(needle in _folded(row[column]) for needle in needles):
             row[column] = None
             flags["identity-in-value"] = None
     for column in ("series_number", "instance_number"):  # seen: the patient ID as series number

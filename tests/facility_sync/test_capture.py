@@ -338,6 +338,21 @@ def test_whatever_the_bytes_a_header_or_a_reason_comes_out():
     assert outcomes == {Refused, dicom_file.Header}
 
 
+def test_no_damage_makes_a_row_the_manifest_refuses(tmp_path):
+    """One strange file must not end a whole batch."""
+    rng, rows, path = random.Random(7), [], tmp_path / "x.dcm"
+    for number in range(400):
+        data = bytearray(images.image(number + 1, pixels=bytes(64)))
+        for _ in range(rng.choice((1, 3, 20))):
+            data[rng.randrange(300, len(data) - 70)] = rng.choice((0, 27, 92, 94, 255, rng.randrange(256)))
+        path.write_bytes(data)
+        result = take(path)
+        if isinstance(result, capture.Taken):
+            rows.append(result.row)
+    assert len(rows) > 300
+    assert manifest.to_parquet(rows, facility="clinic-a")
+
+
 def test_equal_identities_share_one_seal(tmp_path):
     one, other = (take(images.write(tmp_path, 1, 1, 1, n)) for n in (1, 2))
     assert isinstance(one, capture.Taken)

@@ -78,6 +78,11 @@ def test_the_site_map_gives_the_menu_whatever_the_case():
     assert clear(header(), site_map).row["menu"] == "CT Thorax native"
 
 
+def test_a_menu_of_the_site_map_is_cut_to_what_a_row_takes():
+    row = clear(header(ProtocolName="P"), {"p": {"code": "c" * 900, "meaning": "é" * 900}}).row
+    assert (row["menu_code"], row["menu"]) == ("c" * 64, "é" * 64)
+
+
 def test_a_code_without_a_meaning_is_its_own_menu_and_undefined_is_none():
     assert clear(header(ProcedureCodeSequence=Sequence([code("X1", "L", "")]))).row["menu"] == "X1"
     dataset = header(ProcedureCodeSequence=Sequence([code("UNDEFINED", "UNDEFINED", "UNDEFINED")]))
@@ -143,6 +148,13 @@ def test_a_uid_with_the_patient_id_is_kept_and_flagged():
     row, _, flags = clear(header(PatientID="20001", StudyInstanceUID="1.2.20001.3"))
     assert row["study_uid"] == "1.2.20001.3"
     assert flags == ["identity-in-uid"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("ﾔﾏﾀﾞ^ﾀﾛｳ", "ヤマダ病院"), ("SMITH^A", "ＳＭＩＴＨ clinic")])
+def test_the_width_of_characters_hides_nothing(name, text):
+    row, _, flags = clear(header(PatientName=name, InstitutionName=text))
+    assert row["institution"] is None
+    assert flags == ["identity-in-value"]
 
 
 BAD = {
