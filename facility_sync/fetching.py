@@ -86,6 +86,7 @@ class Fetch:
     desk: exchange.Desk
     account: Account
     keyring: Keyring
+    workers: Workers
     progress: Progress
     done: Fetched = field(default_factory=Fetched)
 
@@ -100,17 +101,16 @@ class Fetch:
         with ExitStack() as stack:
             staging.mkdir(mode=0o700)
             stack.callback(shutil.rmtree, staging, ignore_errors=True)
-            workers = stack.enter_context(Workers(self.home.settings.workers))
             asked: deque[tuple[names.RequestId, list[Target]]] = deque()
             unpacking: deque[Future[list[Outcome]]] = deque()
             for piece in pieces(self._missing(rows, to)):
                 asked.append((self._ask(piece), piece))
                 if len(asked) > 1:  # the store packs the next piece while this one travels
-                    self._receive(asked, unpacking, staging, workers)
-                while len(unpacking) > workers.count:
+                    self._receive(asked, unpacking, staging)
+                while len(unpacking) > self.workers.count:
                     self._count(unpacking.popleft().result())
             while asked:
-                self._receive(asked, unpacking, staging, workers)
+                self._receive(asked, unpacking, staging)
             while unpacking:
                 self._count(unpacking.popleft().result())
 
@@ -143,7 +143,6 @@ class Fetch:
         asked: deque[tuple[names.RequestId, list[Target]]],
         unpacking: deque[Future[list[Outcome]]],
         staging: Path,
-        workers: Workers,
     ) -> None:
         identifier, piece = asked.popleft()
         size = sum(target.object_bytes for target in piece)
@@ -157,7 +156,7 @@ class Fetch:
                 progress=lambda count: self.progress.step("received", count),
             )
         work = (path, identifier, self.home.store, self.home.age_identity, piece, self.keyring)
-        unpacking.append(workers.submit(restore.unpack, *work, size=size))
+        unpacking.append(self.workers.submit(restore.unpack, *work))
 
     def _count(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:

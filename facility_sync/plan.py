@@ -48,13 +48,18 @@ def is_settled(fact: Fact, *, now_ns: int, settle_seconds: int) -> bool:
 
 
 def group(wanted: Iterable[Wanted], *, batch_bytes: int) -> Iterator[list[Wanted]]:
-    """Cut the files into batches of about `batch_bytes`, never above it unless one file is."""
+    """Cut the files into batches of about `batch_bytes`, never above it unless one file is.
+
+    The first ones are smaller, so that sending begins while most is still to be read.
+    """
     batch: list[Wanted] = []
     total = 0
+    limit = max(1, batch_bytes // 8)
     for item in wanted:
-        if batch and (total + item.fact.size > batch_bytes or len(batch) >= MAX_FILES):
+        if batch and (total + item.fact.size > limit or len(batch) >= MAX_FILES):
             yield batch
             batch, total = [], 0
+            limit = min(batch_bytes, limit + limit // 2 + 1)
         batch.append(item)
         total += item.fact.size
     if batch:

@@ -86,7 +86,7 @@ class Round:
                 self.ledger.forget_refused()
             self._sweep()
             try:
-                with self._road() as self.desk:
+                with Workers(self.home.settings.workers) as self._workers, self._road() as self.desk:
                     self._work()
                 intake.list_batches(self.report, self.ledger)
             except SyncError as error:
@@ -135,20 +135,20 @@ class Round:
         self._send_left_over()
         self._wanted = intake.wanted(settings, self.ledger, self.report)
         plans = plan.group(self._wanted, batch_bytes=settings.batch_mib * 1024 * 1024)
-        with Workers(settings.workers) as workers:
-            self._workers = workers
-            for number, batch in enumerate(plans):
-                size = sum(item.fact.size for item in batch)
-                self.progress.step("planned", size)
-                spool = self.staging / f"{number}.spool"
-                self._taking[workers.submit(pack.take_files, batch, spool, context, size=size)] = spool
-                while len(self._taking) + len(self._sealing) + len(
-                    self._sending
-                ) >= workers.count + _AHEAD or (len(self._taking) > workers.count):
-                    self._turn()
-            while self._taking or self._sealing or self._sending:
+        for number, batch in enumerate(plans):
+            self.progress.step("planned", sum(item.fact.size for item in batch))
+            spool = self.staging / f"{number}.spool"
+            self._taking[self._workers.submit(pack.take_files, batch, spool, context)] = spool
+            while self._is_full():
                 self._turn()
+        while self._taking or self._sealing or self._sending:
+            self._turn()
         self._await_receipts()
+
+    def _is_full(self) -> bool:
+        """Whether enough is under way: the workers are busy, and the disk is not to fill."""
+        waiting = len(self._taking) + len(self._sealing) + len(self._sending)
+        return len(self._taking) > self._workers.count or waiting >= self._workers.count + _AHEAD
 
     # -- one turn of the wheel -------------------------------------------------------------------
 
@@ -234,7 +234,6 @@ class Round:
             spool,
             outbox_path(self.home, made.batch),
             self.home.store.age_recipient,
-            size=made.bytes,
         )
         assert isinstance(signed.message, Statement)  # noqa: S101  # pack.state makes nothing else
         self._sealing.append(_Sealing(future, signed.message, entries))

@@ -1,7 +1,10 @@
-"""Processes that read and seal: pyrage and zstd keep a core busy each.
+"""Processes that read, seal and open: pyrage and zstd keep a core busy each.
 
-Guarantees: small work is done in the calling process (starting workers costs more than it saves);
-worker processes ignore Ctrl-C (the round decides) and leave when the round's process is gone.
+Guarantees: worker processes ignore Ctrl-C (whoever started them decides) and leave when that process is
+gone, however it went.
+
+They are forks, so they start at once and load nothing again. A fork copies no threads, and locks held by
+one would stay held: enter `Workers` before anything starts a thread, above all before connecting.
 """
 
 from __future__ import annotations
@@ -9,75 +12,72 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_SMALL = 32 * 1024 * 1024  # bytes of work that do not pay for starting processes
-
-
-class _Here(Executor):
-    """Does the work at once, in this thread."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # handed to whoever asks for the result
-            future.set_exception(error)
-        return future
+_STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 
 class Workers:
-    """A pool of `count` worker processes, started when work is large enough.
+    """A pool of `count` worker processes.
 
     Args:
         count: number of processes; 0 means one for each processor core this process may use.
     """
 
     def __init__(self, count: int) -> None:
-        self.count = count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count or 2
-        self._pool: ProcessPoolExecutor | None = None
-        self._small = 0
+        self.count = count or len(os.sched_getaffinity(0))
+        self._pool = ProcessPoolExecutor(
+            self.count, mp_context=multiprocessing.get_context("fork"), initializer=_begin
+        )
 
-    def submit(self, work: Callable[_P, _T], *args: _P.args, size: int, **kwargs: _P.kwargs) -> Future[_T]:  # type: ignore[valid-type]
-        """Run `work(*args)`, which touches about `size` bytes."""
-        self._small += size
-        if self._pool is None and self._small < _SMALL:
-            return _Here().submit(work, *args, **kwargs)
-        if self._pool is None:
-            method = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"
-            context = multiprocessing.get_context(method)
-            if method == "forkserver":
-                context.set_forkserver_preload(["facility_sync.pack"])
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
+    def submit(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Run `work` in a worker."""
         return self._pool.submit(work, *args, **kwargs)
 
     def __enter__(self) -> Self:
+        # The first work given starts all workers: now, not later. A signal in the midst of it would leave
+        # workers nobody stops, so it waits until they are there.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        self._pool.submit(_nothing)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        except BaseException:  # the handler of a signal that waited
+            self._stop()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is None:
-            return
+        if error is None:
+            self._pool.shutdown()
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
         processes = list((self._pool._processes or {}).values())  # no public way to stop them
-        self._pool.shutdown(wait=error is None, cancel_futures=True)
-        if error is not None:
-            for process in processes:
-                process.terminate()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+
+
+def _nothing() -> None:
+    """Does nothing."""
 
 
 def _begin() -> None:
     """Runs first in each worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     parent = os.getppid()
 
     def leave_with_parent() -> None:

@@ -41,6 +41,7 @@ def fetch(
 
     from facility_sync import ask, exchange, fetching, restore
     from facility_sync.identity import domains
+    from facility_sync.workers import Workers
 
     keyring = domains.load(home.domains)
     wanted = ask.conditions(question(values), keyring, today())
@@ -53,8 +54,8 @@ def fetch(
     fetching.sweep(home, now=time.time())
     meter = output.Meter(quiet=quiet or as_json)
     try:
-        with exchange.connect(home) as desk:
-            run = fetching.Fetch(home, desk, account, keyring, meter)
+        with Workers(home.settings.workers) as workers, exchange.connect(home) as desk:
+            run = fetching.Fetch(home, desk, account, keyring, workers, meter)
             for number, answer in enumerate(ask.all_rows(desk, home.settings.facility, account, wanted)):
                 if number == 0 and not as_json:
                     found = f"{output.images(answer.instances)}, {output.size(answer.bytes)}"
