@@ -247,7 +247,10 @@ class Ledger:
         ).fetchone()
         return (row[0], row[1]) if row else (0, "")
 
+    def was_lost(self) -> bool:
+        """Whether this ledger began behind batches it does not know."""
+        return self._db.execute("SELECT 1 FROM heads LIMIT 1").fetchone() is not None
+
     def adopt_head(self, sequence: int, batch: str) -> None:
         """Go on where the store says this facility's sequence stands (after the ledger was lost)."""
-        if sequence > self.head()[0]:
-            self._db.execute("INSERT OR REPLACE INTO heads VALUES (?, ?)", (sequence, batch))
+        self._db.execute("INSERT OR REPLACE INTO heads VALUES (?, ?)", (sequence, batch))

@@ -255,7 +255,7 @@ class Round:
         held = {digest: (batch, False) for digest, batch in self.ledger.by_digest(digests).items()}
         held |= {digest: (self._in_hand[digest], False) for digest in digests if digest in self._in_hand}
         open_ones = sorted({digest for digest in digests if digest not in held})
-        if open_ones:
+        if open_ones and not self._ledger_knows_all:
             for digest, batch in self._ask_held(open_ones).held.items():
                 held[digest] = (batch, self.ledger.batch(batch) is None)
         return held
@@ -273,13 +273,17 @@ class Round:
         return answer
 
     def _chain_head(self) -> tuple[int, str]:
-        """Where this facility's sequence stands; a ledger that is empty asks the store."""
-        head = self.ledger.head()
-        if head == (0, ""):
-            answer = self._ask_held([])
+        """Where this facility's sequence stands, here or, after the ledger was lost, at the store.
+
+        A ledger that knows the store's latest batch and was never lost knows all that is held: then the
+        store is asked this once, and not for every batch.
+        """
+        answer = self._ask_held([])
+        whole = answer.sequence == 0 or self.ledger.batch(answer.head) is not None
+        self._ledger_knows_all = whole and not self.ledger.was_lost()
+        if not whole:
             self.ledger.adopt_head(answer.sequence, answer.head)
-            head = self.ledger.head()
-        return head
+        return self.ledger.head()
 
     # -- the beginning and the end ---------------------------------------------------------------
 

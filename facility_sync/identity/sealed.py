@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import BinaryIO, NamedTuple, cast
 
 import zstandard
@@ -37,6 +38,7 @@ _LEVEL = 1
 _SAMPLE = 1024 * 1024
 _WHOLE = 8 * 1024 * 1024
 _BLOCK = 256 * 1024
+_WINDOW = 1 << 27  # bytes a frame may make the decoder remember
 
 
 class SealedObject(NamedTuple):
@@ -97,7 +99,7 @@ def seal_object(source: BinaryIO, size: int, sink: BinaryIO, domains: Sequence[D
         domains: who may open it.
     """
     recipients = [domain.recipient for domain in domains]
-    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True, write_checksum=True)
+    compressor = _compressor()
     if size <= _WHOLE:
         data = source.read()
         frame = compressor.compress(data)
@@ -112,6 +114,17 @@ def seal_object(source: BinaryIO, size: int, sink: BinaryIO, domains: Sequence[D
         written = envelope.seal(reader, cast(BinaryIO, counted), recipients)
         digest = counted.digest
     return SealedObject(digest.hexdigest(), written, "age+zstd" if saves else "age")
+
+
+@cache
+def _compressor() -> zstandard.ZstdCompressor:
+    """One for each process: making its tables costs a third of compressing a slice."""
+    return zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True, write_checksum=True)
+
+
+@cache
+def _decoder() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=_WINDOW)
 
 
 def _saves(compressor: zstandard.ZstdCompressor, source: BinaryIO, size: int) -> bool:
@@ -146,8 +159,7 @@ def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyrin
         envelope.open_sealed(source, cast(BinaryIO, exact), identities, limit=size)
     elif encoding == "age+zstd":
         # Written in pieces: a few bytes of zstd may hold gigabytes, and none of them is held here.
-        decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-        frame = decoder.stream_writer(cast(BinaryIO, exact), write_size=_BLOCK, closefd=False)
+        frame = _decoder().stream_writer(cast(BinaryIO, exact), write_size=_BLOCK, closefd=False)
         try:
             envelope.open_sealed(source, cast(BinaryIO, frame), identities, limit=size + size // 128 + 1024)
         except zstandard.ZstdError as error:
@@ -165,8 +177,7 @@ def _in_memory(source: BinaryIO, encoding: str, identities: Sequence[str], size:
     try:
         if zstandard.get_frame_parameters(plain).content_size != size:
             raise FormatError("an object holds another size than its row says")
-        decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-        return decoder.decompress(plain, max_output_size=size, allow_extra_data=False)
+        return _decoder().decompress(plain, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError("an object holds no readable zstd frame") from error
 
