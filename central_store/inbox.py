@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from central_store.layout import Layout
+from schemas import envelope
 from schemas.errors import FormatError
 from schemas.names import INBOUND, PART_SUFFIX, FacilityName, ShelfName, shelf_name
 from schemas.transit import durable
@@ -72,7 +73,7 @@ def open_arrival(layout: Layout, facility: FacilityName, name: ShelfName) -> Bin
         raise
     except OSError as error:
         raise FormatError("a file on the shelf cannot be opened") from error
-    file = os.fdopen(descriptor, "rb")
+    file = os.fdopen(descriptor, "rb", envelope.BUFFER)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         file.close()
         raise FormatError("a file on the shelf is no regular file")

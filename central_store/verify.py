@@ -24,6 +24,7 @@ from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.replies import Refused
 from schemas import container, envelope, manifest, ustar
+from schemas.envelope import BUFFER
 from schemas.errors import FormatError, SealError
 from schemas.messages import FacilityCard, Message, Statement
 from schemas.names import BatchId, ShelfName
@@ -72,7 +73,7 @@ def verify(layout: Layout, card: FacilityCard, identity: str, batch_id: BatchId)
     clear(layout, batch)
     try:
         arrived = inbox.open_arrival(layout, card.facility, ShelfName(batch_id, "batch"))
-        with arrived as sealed, staged_pack(layout, batch).open("xb") as pack:
+        with arrived as sealed, staged_pack(layout, batch).open("xb", BUFFER) as pack:
             envelope.open_sealed(sealed, pack, [identity], limit=container.MAX_CONTENT)
         with staged_pack(layout, batch).open("rb") as pack:
             verified = _read(layout, card, batch, pack)

@@ -105,7 +105,7 @@ def unpack(
     """
     plain = answer.with_suffix(".tar")
     try:
-        with answer.open("rb") as source, plain.open("w+b") as opened:
+        with answer.open("rb", envelope.BUFFER) as source, plain.open("w+b", envelope.BUFFER) as opened:
             envelope.open_sealed(source, opened, [identity], limit=container.MAX_CONTENT)
             opened.seek(0)
             tar = ustar.Reader(opened, limit=container.MAX_CONTENT)

@@ -23,6 +23,8 @@ import pyrage
 from schemas.errors import FormatError, SealError
 from schemas.keys import age_identity, age_recipient
 
+BUFFER = 1024 * 1024
+"""Buffer in bytes of a file that is sealed or opened: pyrage reads and writes 8 KiB at a time."""
 _CHUNK = 65536  # age.md, "Payload": plaintext is sealed in chunks of 64 KiB
 _TAG = 16
 _NONCE = 16
