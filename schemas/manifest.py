@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from schemas import columns, names, parquet_pages
 from schemas.container import ENDINGS, MAX_TABLE
 from schemas.errors import FormatError, SyncError, VersionError
+from schemas.pages import check_pages
 from schemas.ustar import MAX_SIZE
 
 VERSION = "1"
@@ -40,6 +41,14 @@ _OPENING: dict[str, Any] = {
     "page_checksum_verification": True,
     "arrow_extensions_enabled": False,
 }
+_REPEATING = [
+    column.name
+    for column in columns.COLUMNS
+    if column.level != "instance" and not pa.types.is_list(column.arrow)
+]
+"""Columns with a dictionary: those of studies and series. One of values that never repeat would only add
+counting indices, whose bytes read like the ID 12345678 to whoever searches a manifest for it.
+"""
 _HEX64 = "^[0-9a-f]{64}$"
 _UID = r"^[0-9]+(\.[0-9]+)*$"
 _UID_BYTES = 64
@@ -70,7 +79,7 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], *, facility: str) -> bytes:
     sink = pa.BufferOutputStream()
     try:
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, sink, compression="zstd", use_dictionary=_REPEATING, write_page_checksum=True)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise FormatError("a row does not fit the columns of a manifest") from error
     data: bytes = sink.getvalue().to_pybytes()

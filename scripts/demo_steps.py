@@ -94,8 +94,10 @@ def identities(folder: Path) -> Iterator[bytes]:
             raw = header.get_item(keyword)
             value = getattr(raw, "value", None)
             value = value if isinstance(value, bytes) else str(value or "").encode()
-            if len(value.strip(b"\0 ")) >= 6:  # shorter ones occur in any compressed bytes by chance
-                yield value.strip(b"\0 ")
+            value = value.strip(b"\0 ")
+            # Shorter ones, and numbers like 000000 or 123456, stand in any bytes by chance.
+            if len(value) >= (8 if value.isdigit() else 6) and len(set(value)) > 2:
+                yield value
 
 
 def count_hits(needles: set[bytes], folder: Path) -> int:
