@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from schemas import columns, names, parquet_pages
 from schemas.container import ENDINGS, MAX_TABLE
 from schemas.errors import FormatError, SyncError, VersionError
-from schemas.pages import check_pages
 from schemas.ustar import MAX_SIZE
 
 VERSION = "1"
