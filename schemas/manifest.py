@@ -12,6 +12,7 @@ Leaves to others: what the columns mean (`schemas.extract`), whose manifest it m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import pyarrow as pa
@@ -52,6 +53,13 @@ _HEX64 = "^[0-9a-f]{64}$"
 _UID = r"^[0-9]+(\.[0-9]+)*$"
 _UID_BYTES = 64
 _KEYED = "^[0-9A-Z][A-Z2-7]{26}$"  # version character and base32: an ID in clear does not look like this
+_CALENDAR: dict[pa.DataType, tuple[Any, Any]] = {
+    pa.date32(): (date.min, date.max),
+    pa.timestamp("us"): (datetime.combine(date.min, time.min), datetime.combine(date.max, time.max)),
+    # A day less at both ends: in any time zone it is still a date.
+    pa.timestamp("us", tz="UTC"): (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)),
+}
+"""First and last value that SQL and Python can still show; Arrow itself goes five million years further."""
 _SHAPES: dict[str, str] = {
     "object_sha256": _HEX64,
     "source_digest": _HEX64,
@@ -159,6 +167,12 @@ def _check_column(column: columns.Column, values: pa.ChunkedArray) -> None:
             raise FormatError(f"{column.name} is longer than {limit} bytes")
     elif column.name.endswith("_bytes") and (pc.min(values).as_py() or 0) < 0:
         raise FormatError(f"{column.name} is negative")
+    elif bounds := _CALENDAR.get(column.arrow):
+        first, last = (pa.scalar(day, column.arrow) for day in bounds)
+        if not pc.all(
+            pc.and_(pc.less_equal(first, values), pc.less_equal(values, last)), min_count=0
+        ).as_py():
+            raise FormatError(f"{column.name} is in no year from 1 to 9999")
 
 
 def _all_match(values: pa.ChunkedArray, name: str, shape: str) -> None:

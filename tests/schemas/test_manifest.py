@@ -99,6 +99,44 @@ def test_a_wrong_row_is_refused_by_writer_and_reader(rows):
         read(sink.getvalue())
 
 
+BEYOND = [
+    ("study_date", pa.int32(), 2**31 - 1), ("study_date", pa.int32(), -(2**31)),
+    ("study_date", pa.int32(), (date.max - date(1970, 1, 1)).days + 1),
+    ("study_time", pa.int64(), 86_400_000_000), ("study_time", pa.int64(), -1),
+    ("acquisition_datetime", pa.int64(), 2**63 - 1), ("acquisition_datetime", pa.int64(), -(2**63)),
+    ("captured_at", pa.int64(), 2**63 - 1), ("captured_at", pa.int64(), -(2**63)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "integer", "value"), BEYOND)
+def test_a_day_no_calendar_has_is_refused(name, integer, value):
+    """Arrow can write it; DuckDB and Python fail over it long after it was taken."""
+    table = pa.Table.from_pylist(ROWS, schema=columns.arrow_schema().with_metadata({manifest.KEY: b"1"}))
+    at = table.schema.get_field_index(name)
+    raw = table[name].cast(integer).to_pylist()
+    for there in (0, 2):
+        changed = [value if number == there else old for number, old in enumerate(raw)]
+        odd = pa.array(changed, integer).view(table.schema.field(at).type)
+        sink = io.BytesIO()
+        pq.write_table(table.set_column(at, table.schema.field(at), odd), sink, compression="zstd")
+        with pytest.raises(FormatError):
+            read(sink.getvalue())
+
+
+def test_the_first_and_the_last_day_of_the_calendar_pass():
+    rows = [
+        row(1, study_date=date.min, acquisition_datetime=datetime.combine(date.min, time.min)),
+        row(
+            2,
+            study_date=date.max,
+            acquisition_datetime=datetime.combine(date.max, time.max),
+            study_time=time.max,
+        ),
+        row(3, study_date=None, acquisition_datetime=None, study_time=None),
+    ]
+    assert read(manifest.to_parquet(rows, facility="clinic-a")).to_pylist() == rows
+
+
 def rewritten(schema: pa.Schema | None = None, metadata: dict[bytes, bytes] | None = None) -> bytes:
     table = read(GOOD)
     if schema is not None:
