@@ -11,7 +11,7 @@ Runs in a worker process, because sealing holds the interpreter lock. Leaves to 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from central_store import packs
 from central_store.packs import Place
@@ -77,10 +77,10 @@ def _publish(store: Store, order: Order) -> None:
         answered=order.answered,
     )
     head = container.head_bytes(container.sign(answer, store.keys.signing))
-    source = _Pieces(_members(store, head, order.places))
+    members = _members(store, head, order.places)
 
     def write(sink: BinaryIO) -> None:
-        envelope.seal(cast(BinaryIO, source), sink, [order.card.age_recipient])
+        envelope.seal_pieces(members, sink, [order.card.age_recipient])
 
     path = store.layout.outbound(order.card.facility) / str(ShelfName(order.request, "answer"))
     durable.publish(path, write, replace=True, lasting=False)
@@ -96,21 +96,3 @@ def _members(store: Store, head: bytes, places: Sequence[Place]) -> Iterator[byt
             raise _Broken(str(error), place.object) from error
         yield ustar.padding(place.length)
     yield ustar.END
-
-
-class _Pieces:
-    """An iterator of byte strings, read like a file."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = memoryview(b"")
-
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        size = len(self._rest) if size < 0 else size
-        block, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(block)

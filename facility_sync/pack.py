@@ -18,7 +18,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -129,10 +129,10 @@ def seal_batch(
         recipient: the store's age recipient.
     """
     with spool.open("rb") as source:
-        pieces = _Pieces(_members(head, objects, source))
+        members = _members(head, objects, source)
 
         def write(sink: BinaryIO) -> None:
-            envelope.seal(cast(BinaryIO, pieces), sink, [recipient])
+            envelope.seal_pieces(members, sink, [recipient])
 
         durable.publish(outbox, write, mode=0o600, replace=True)
     durable.remove(spool)
@@ -152,21 +152,3 @@ def _members(head: bytes, objects: Sequence[tuple[str, str, int, int]], source: 
             yield block
         yield ustar.padding(length)
     yield ustar.END
-
-
-class _Pieces:
-    """An iterator of byte strings, read like a file."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = memoryview(b"")
-
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        size = len(self._rest) if size < 0 else size
-        block, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(block)

@@ -15,8 +15,8 @@ interpreter lock while it works: callers that have something else to do run it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, cast
 
 import pyrage
 
@@ -124,6 +124,29 @@ def seal(reader: BinaryIO, writer: BinaryIO, recipients: Sequence[str]) -> int:
     if sink.count != sealed_size(source.count, _header_size(sink.head)):
         raise SealError("the sealed file is incomplete: the disk lost its last bytes")
     return sink.count
+
+
+def seal_pieces(pieces: Iterator[bytes], writer: BinaryIO, recipients: Sequence[str]) -> int:
+    """`seal` for content that is made piece by piece."""
+    return seal(cast(BinaryIO, _Pieces(pieces)), writer, recipients)
+
+
+class _Pieces:
+    """An iterator of byte strings, read like a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece)
+        size = len(self._rest) if size < 0 else size
+        block, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(block)
 
 
 def open_sealed(reader: BinaryIO, writer: BinaryIO, identities: Sequence[str], *, limit: int) -> int:
