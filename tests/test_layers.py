@@ -20,7 +20,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "schedule": ("facility_sync/daemon.py",),
     "click": ("facility_sync/cli/", "central_store/cli/"),
     "paramiko": ("schemas/transit/", "central_store/sftp_"),
-    "pydicom": ("schemas/extract.py", "facility_sync/dicom_file.py"),
+    "pydicom": ("schemas/extract.py", "facility_sync/dicom_file.py", "facility_sync/identity/"),
     "pyrage": ("schemas/envelope.py", "schemas/keys.py"),
     "zstandard": ("facility_sync/identity/sealed.py", "schemas/parquet_pages.py"),
     "watchfiles": ("central_store/bell.py",),
