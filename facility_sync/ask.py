@@ -9,7 +9,7 @@ Leaves to others: the connection (`facility_sync.exchange`), printing, fetching.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from facility_sync import dates, exchange
 from facility_sync.identity import sealed, tokens
-from facility_sync.identity.domains import Keyring
+from facility_sync.identity.domains import Generation, Keyring
 from schemas import messages, names
 from schemas.errors import FormatError, SettingsError
 
@@ -63,25 +63,22 @@ def conditions(question: Question, keyring: Keyring, today: date) -> dict[str, t
         )
     if question.patient_id:
         found["patient_id_tokens"] = _tokens(
-            keyring, lambda domain: tokens.patient_id(domain, question.patient_id, question.issuer)
+            keyring, lambda by: tokens.patient_id(by, question.patient_id, question.issuer)
         )
     if question.patient_name:
         born = dates.one_day(question.birth_date, today=today)
-        found["person_tokens"] = _tokens(
-            keyring, lambda domain: tokens.person(domain, question.patient_name, born)
-        )
+        found["person_tokens"] = _tokens(keyring, lambda by: tokens.person(by, question.patient_name, born))
     if question.accession:
-        found["accession_tokens"] = _tokens(
-            keyring, lambda domain: tokens.accession(domain, question.accession)
-        )
+        found["accession_tokens"] = _tokens(keyring, lambda by: tokens.accession(by, question.accession))
     if question.date:
         first, last = dates.parse(question.date, today=today)
         found["study_date"] = (f"{first or ''}..{last or ''}",)
     return found
 
 
-def _tokens(keyring: Keyring, make: Any) -> tuple[str, ...]:
-    made = [token for domain in keyring.domains for token in make(domain)]
+def _tokens(keyring: Keyring, make: Callable[[Generation], list[str]]) -> tuple[str, ...]:
+    """Of every generation of every domain: old rows have the tokens of their time."""
+    made = [token for generation in keyring.generations for token in make(generation)]
     return tuple(dict.fromkeys(made))
 
 

@@ -249,15 +249,15 @@ def _row(
         "patient_id_tokens": [
             token
             for domain in domains
-            for token in tokens.patient_id_row(domain, found["patient_id"], found["issuer"])
+            for token in tokens.patient_id_row(domain.current, found["patient_id"], found["issuer"])
         ],
         "person_tokens": [
             token
             for domain in domains
-            for token in tokens.person(domain, found["patient_name"], identity.born)
+            for token in tokens.person(domain.current, found["patient_name"], identity.born)
         ],
         "accession_tokens": [
-            token for domain in domains for token in tokens.accession(domain, found["accession"])
+            token for domain in domains for token in tokens.accession(domain.current, found["accession"])
         ],
         "domains": [domain.id for domain in domains],
         "sealed_identity": _sealed_identity(tuple(sorted(_known(identity))), tuple(domains)),

@@ -2,8 +2,8 @@
 
 Order: the answer is opened into a staging file; its signature must be the trusted store's and it must
 answer our request; then, object by object, the stored bytes must fit their name, are opened with the
-domain's key, and the keyed digest of what comes out must be the one in the row; only then does the file
-appear under its final name.
+domain's key, and the keyed digest of what comes out must be the one in the row (as far as the domain that
+keyed it is held here); only then does the file appear under its final name.
 
 Guarantees: no file under its final name has other bytes than the facility read. What cannot be
 restored is an outcome with a reason, beside the others.
@@ -68,17 +68,19 @@ def is_in_place(target: Target, keyring: Keyring) -> bool:
             if file.seek(0, io.SEEK_END) != target.dicom_bytes:
                 return False
             file.seek(0)
-            return _fits(hashlib.file_digest(file, "sha256").digest(), target, keyring)
+            return _fits(hashlib.file_digest(file, "sha256").digest(), target, keyring) is True
     except OSError:
         return False
 
 
-def _fits(sha256: bytes, target: Target, keyring: Keyring) -> bool:
-    return any(
-        tokens.keyed_digest(domain, sha256) == target.source_digest
-        for domain in keyring.domains
-        if domain.id in target.domains
-    )
+def _fits(sha256: bytes, target: Target, keyring: Keyring) -> bool | None:
+    """Whether the keyed digest is the row's; None when the domain that keyed it is not held here.
+
+    That is the facility's own, the first of the row's. Who reads an image as a member of a consortium
+    relies on the seal alone: the stored bytes fit their name, and age gives what was sealed or nothing.
+    """
+    sealer = keyring.find(target.domains[0]) if target.domains else None
+    return None if sealer is None else tokens.keyed_digest(sealer, sha256) == target.source_digest
 
 
 def unpack(
@@ -138,7 +140,7 @@ def _restore(file: BinaryIO, stored: container.Stored, target: Target, keyring: 
         hashing = _Hashing(sink)
         part = _Part(file, stored.offset, stored.length)
         sealed.open_object(part, hashing, target.encoding, keyring, size=target.dicom_bytes)  # type: ignore[arg-type]
-        if not _fits(hashing.digest.digest(), target, keyring):
+        if _fits(hashing.digest.digest(), target, keyring) is False:
             raise NotExact("a restored file is not the one the facility read")
 
     durable.make_dirs(target.path.parent)

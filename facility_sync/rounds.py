@@ -33,7 +33,7 @@ from typing import Protocol
 from facility_sync import exchange, intake, pack, plan
 from facility_sync.courier import Courier, outbox_path, take_news
 from facility_sync.home import Home
-from facility_sync.identity import domains
+from facility_sync.identity import domain_files
 from facility_sync.ledger import Entry, Ledger
 from facility_sync.reasons import TRANSIENT
 from facility_sync.report import Line, Report
@@ -117,11 +117,11 @@ class Round:
                 durable.remove(path)
 
     def _work(self) -> None:
-        keyring = domains.load(self.home.domains)
+        keyring = domain_files.load(self.home.domains)
         settings = self.home.settings
         context = pack.Context(
             facility=settings.facility,
-            domains=(keyring.own,),
+            domains=keyring.sealing(settings.consortia),
             menu=settings.menu,
             captured=datetime.now(UTC),
             max_file=settings.max_file_mib * 1024 * 1024,

@@ -8,6 +8,7 @@ Leaves to others: where the file lies (`facility_sync.home`).
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +22,9 @@ from schemas.container import BATCH_BYTES
 from schemas.errors import FormatError, SettingsError
 
 MIB = 1024 * 1024
+MAX_CONSORTIA = 8
+"""With its own domain a row then has 27 person tokens at most, and a manifest takes 32."""
+_DOMAIN_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,20 @@ class Settings:
     max_file_mib: int = field(
         default=8191, metadata={"text": "Largest file taken, in MiB (a tar member holds less than 8 GiB)."}
     )
+    consortia: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "text": "Ids of the consortium domains that may read this terminal's new images too, at most 8; "
+            "`fsync domain join` and `leave` edit this."
+        },
+    )
+    escrow_certificate: str = field(
+        default="",
+        metadata={
+            "text": "PEM certificate of an RSA key that may open protected images too, kept elsewhere for "
+            "the day every domain is lost; an absolute path. Empty: none."
+        },
+    )
     menu: Mapping[str, Mapping[str, str]] = field(
         default_factory=dict,
         metadata={
@@ -88,6 +106,12 @@ class Settings:
         ):
             if not low <= getattr(self, key) <= high:
                 raise SettingsError(f"{key} must lie between {low} and {high}", hint=_HINT)
+        if len(self.consortia) > MAX_CONSORTIA or len(set(self.consortia)) < len(self.consortia):
+            raise SettingsError(f"consortia: at most {MAX_CONSORTIA}, each once", hint=_HINT)
+        if not all(_DOMAIN_ID.fullmatch(item) for item in self.consortia):
+            raise SettingsError("consortia: an id has 16 hexadecimal digits", hint=_HINT)
+        if self.escrow_certificate and not Path(self.escrow_certificate).is_absolute():
+            raise SettingsError("escrow_certificate is an absolute path", hint=_HINT)
         for entry in self.menu.values():
             if not set(entry) <= {"code", "meaning"} or not entry.get("meaning"):
                 raise SettingsError(
@@ -125,6 +149,7 @@ def _check_type(key: str, value: Any) -> None:
     right = {
         "sources": _is_texts(value),
         "ignore": _is_texts(value),
+        "consortia": _is_texts(value),
         "menu": isinstance(value, dict)
         and all(
             isinstance(item, dict) and all(isinstance(v, str) for v in item.values())
@@ -133,6 +158,7 @@ def _check_type(key: str, value: Any) -> None:
         "facility": isinstance(value, str),
         "store_host": isinstance(value, str),
         "store_user": isinstance(value, str),
+        "escrow_certificate": isinstance(value, str),
     }.get(key, type(value) is int)
     if not right:
         raise SettingsError(f"{key} has a value of the wrong type", hint=_HINT)

@@ -25,11 +25,11 @@ def domain() -> None:
 @pass_home
 def listing(home: Home, as_json: bool) -> None:
     """List the domains this terminal holds; the first is its own."""
-    from facility_sync.identity import domains
+    from facility_sync.identity import domain_files
 
-    keyring = domains.load(home.domains)
+    keyring = domain_files.load(home.domains)
     rows = [
-        {"domain": item.id, "name": item.name, "created": item.created, "own": item is keyring.own}
+        {"domain": item.id, "name": item.name, "created": item.first.created, "own": item is keyring.own}
         for item in keyring.domains
     ]
     if as_json:
@@ -53,18 +53,18 @@ def export(home: Home, card: BinaryIO, identifier: str | None, file: Path, as_js
 
     Example: fsync domain export --to partner.card for-partner.domain
     """
-    from facility_sync.identity import domains
+    from facility_sync.identity import domain_files
 
     try:
         reader = messages.FacilityCard.from_bytes(card.read().rstrip(b"\n"))
     except FormatError as error:
         raise SettingsError("this is not a terminal's card", hint="Ask for NAME.card of its home.") from error
-    keyring = domains.load(home.domains)
+    keyring = domain_files.load(home.domains)
     chosen = [item for item in keyring.domains if identifier in (None, item.id, item.name)]
     if not chosen:
         raise SettingsError("this terminal holds no such domain", hint="`fsync domain list` shows them.")
     durable.publish(
-        file.absolute(), domains.export_for(chosen[:1], reader.age_recipient), mode=0o600, replace=True
+        file.absolute(), domain_files.export_for(chosen[:1], reader.age_recipient), mode=0o600, replace=True
     )
     if as_json:
         click.echo(output.to_json({"domain": chosen[0].id, "name": chosen[0].name, "to": reader.facility}))
@@ -81,11 +81,11 @@ def take_in(home: Home, file: BinaryIO, as_json: bool) -> None:
 
     Example: fsync domain import for-partner.domain
     """
-    from facility_sync.identity import domains
+    from facility_sync.identity import domain_files
 
-    taken = domains.import_from(file.read(), home.age_identity)
+    taken = domain_files.import_from(file.read(), home.age_identity)
     for item in taken:
-        domains.keep(home.domains, item)
+        domain_files.keep(home.domains, item)
     if as_json:
         click.echo(output.to_json({"imported": [item.id for item in taken]}))
     else:

@@ -40,10 +40,10 @@ def fetch(
     import time
 
     from facility_sync import ask, exchange, fetching, restore
-    from facility_sync.identity import domains
+    from facility_sync.identity import domain_files
     from facility_sync.workers import Workers
 
-    keyring = domains.load(home.domains)
+    keyring = domain_files.load(home.domains)
     wanted = ask.conditions(question(values), keyring, today())
     if not wanted:
         raise SettingsError(

@@ -65,9 +65,9 @@ def query(
       fsync query --date 2024 --format csv --output studies.csv
     """  # noqa: D301
     from facility_sync import ask, exchange
-    from facility_sync.identity import domains
+    from facility_sync.identity import domain_files
 
-    keyring = domains.load(home.domains)
+    keyring = domain_files.load(home.domains)
     wanted = ask.conditions(question(values), keyring, today())
     name, secret = password(user, password_file, stdin=password_stdin)
     with exchange.connect(home) as desk:

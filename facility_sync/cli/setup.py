@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -28,13 +27,11 @@ def init(home: Home, facility: str, as_json: bool) -> None:
 
     Example: fsync init --facility clinic-a
     """
-    from facility_sync.identity import domains
+    from facility_sync.identity import domain_files, domains
 
     card = home.create(facility)
-    domain = domains.make(
-        facility, secret=secrets.token_bytes(32), age_identity=keys.new_age_identity(), created=now_text()
-    )
-    domains.keep_own(home.domains, domain)
+    domain = domains.make(facility, "facility", domains.new_parts(now_text()))
+    domain_files.keep_own(home.domains, domain)
     if as_json:
         click.echo(
             output.to_json(

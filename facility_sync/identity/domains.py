@@ -1,33 +1,81 @@
-"""Domains: who may read an identity. A secret for tokens, a key for what is sealed.
+"""Domains: who may read an identity. For each generation a secret for tokens and keys for what is sealed.
 
-Guarantees: a domain travels only sealed to one terminal's card; on disk it has mode 0600 and is not read
-with a looser one; its id is derived from its public key, so two terminals speak of the same domain or of
-different ones, never of one name with two keys.
+Guarantees: a domain's id follows from the public key of its first generation, so two terminals speak of
+the same domain or of different ones, never of one name with two keys; a rotation appends a generation and
+no operation here takes one away.
+
+What each generation is for: what is new is sealed for, and gets tokens of, the newest; what is sealed may
+be opened by any; a search sends the tokens of all. What must stay equal for ever comes from the first:
+the id, the digests of source files (`tokens.keyed_digest`), the key of the capsules.
 
 Losing every copy of a domain is final: nobody can read what was sealed for it.
 
-Leaves to others: tokens (`tokens`), seals (`sealed`), rotation (a version stands in every token).
+Leaves to others: bytes (`domain_format`), files (`domain_files`), tokens (`tokens`), seals (`sealed`),
+certificates (`certificates`).
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
-from facility_sync.secret_files import read_secret
-from schemas import envelope, keys
-from schemas.errors import FormatError, SettingsError, VersionError
-from schemas.messages import canonical
-from schemas.transit import durable
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-VERSION = 1
-_SUFFIX = ".domain"
-_MAX_BYTES = 64 * 1024
-_OWN = "own"
+from facility_sync.identity import certificates
+from schemas import keys
+from schemas.errors import FormatError, SettingsError
+
+VERSIONS = "123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""The versions of a domain's generations, in their order: first character of every token made with one."""
+
+_CAPSULE = b"facility-sync/capsule/v1"
+
+Kind = Literal["facility", "consortium"]
+
+
+class Parts(NamedTuple):
+    """What is random or timed about a generation; `new_parts` draws them."""
+
+    secret: bytes
+    age_identity: str
+    rsa_key: bytes
+    created: str
+
+
+def new_parts(created: str) -> Parts:
+    """Fresh keys; the only randomness here.
+
+    Args:
+        created: RFC 3339 time.
+    """
+    return Parts(secrets.token_bytes(32), keys.new_age_identity(), certificates.new_rsa_key(), created)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation of a domain's keys.
+
+    Attributes:
+        version: one of `VERSIONS`.
+        secret: 32 bytes; every token key is derived from it.
+        age_identity: opens what is sealed for the generation.
+        rsa_key: RSA-3072, PKCS#8 PEM, unencrypted: opens what is enveloped for the certificate.
+        certificate: X.509 PEM, self-signed.
+        created: RFC 3339 time.
+    """
+
+    version: str
+    secret: bytes = field(repr=False)
+    age_identity: str = field(repr=False)
+    rsa_key: bytes = field(repr=False)
+    certificate: bytes = field(repr=False)
+    created: str
 
 
 @dataclass(frozen=True)
@@ -35,23 +83,35 @@ class Domain:
     """One domain.
 
     Attributes:
-        id: first 16 hexadecimal digits of the SHA-256 of its age recipient.
+        id: first 16 hexadecimal digits of the SHA-256 of the first generation's age recipient.
         name: what people call it.
-        secret: 32 bytes; every token key is derived from it.
-        age_identity: opens what is sealed for the domain.
-        created: RFC 3339 time.
+        kind: a facility's own, or a consortium's.
+        generations: oldest first, at least one.
     """
 
     id: str
     name: str
-    secret: bytes = field(repr=False)
-    age_identity: str = field(repr=False)
-    created: str
+    kind: Kind
+    generations: tuple[Generation, ...]
 
     @property
+    def first(self) -> Generation:
+        """What must never change is derived from this one."""
+        return self.generations[0]
+
+    @property
+    def current(self) -> Generation:
+        """The newest generation: what is new is sealed for it."""
+        return self.generations[-1]
+
+    @cached_property
     def recipient(self) -> str:
-        """The public half: whoever has it can seal for the domain."""
-        return keys.recipient_of(self.age_identity)
+        """The public half of the current generation: whoever has it can seal for the domain."""
+        return keys.recipient_of(self.current.age_identity)
+
+    def capsule_key(self) -> bytes:
+        """32 bytes that stay the same over every rotation (RFC 5869, HKDF of the first secret)."""
+        return HKDF(algorithm=SHA256(), length=32, salt=_CAPSULE, info=b"").derive(self.first.secret)
 
 
 @dataclass(frozen=True)
@@ -62,8 +122,44 @@ class Keyring:
 
     @property
     def own(self) -> Domain:
-        """The domain new images are sealed for."""
+        """The facility's domain: new images are sealed for it, and perhaps for consortia too."""
         return self.domains[0]
+
+    @cached_property
+    def generations(self) -> tuple[Generation, ...]:
+        """Every generation of every domain, a domain's newest first: any may have made a seal or a token."""
+        return tuple(generation for domain in self.domains for generation in reversed(domain.generations))
+
+    @cached_property
+    def age_identities(self) -> tuple[str, ...]:
+        """Everything here that opens a seal."""
+        return tuple(generation.age_identity for generation in self.generations)
+
+    def find(self, identifier: str) -> Domain | None:
+        """The domain with this id."""
+        return next((domain for domain in self.domains if domain.id == identifier), None)
+
+    def sealing(self, consortia: Sequence[str]) -> tuple[Domain, ...]:
+        """The domains a new image is sealed for: the own one, then these consortia by their ids.
+
+        Raises:
+            SettingsError: a consortium is not in the keyring, or is none.
+        """
+        joined = []
+        for identifier in consortia:
+            domain = self.find(identifier)
+            if domain is None:
+                raise SettingsError(
+                    f"this terminal does not hold the consortium's domain {identifier}",
+                    hint=f"`fsync domain import` it, or `fsync domain leave {identifier}`.",
+                )
+            if domain.kind != "consortium":
+                raise SettingsError(
+                    f"the domain {identifier} is a facility's, not a consortium's",
+                    hint=f"`fsync domain leave {identifier}`.",
+                )
+            joined.append(domain)
+        return (self.own, *joined)
 
 
 def domain_id(recipient: str) -> str:
@@ -71,89 +167,66 @@ def domain_id(recipient: str) -> str:
     return hashlib.sha256(recipient.encode("ascii")).hexdigest()[:16]
 
 
-def make(name: str, *, secret: bytes, age_identity: str, created: str) -> Domain:
-    """A domain from its parts; raises `FormatError`."""
-    if len(secret) != 32:
-        raise FormatError("a domain's secret has 32 bytes")
+def make(name: str, kind: Kind, parts: Parts) -> Domain:
+    """A domain of one generation; raises `FormatError`."""
+    identifier = domain_id(keys.recipient_of(parts.age_identity))
+    return from_generations(name, kind, [_generation(name, identifier, VERSIONS[0], parts)])
+
+
+def from_generations(name: str, kind: Kind, generations: Sequence[Generation]) -> Domain:
+    """A domain from all its parts, checked; raises `FormatError`."""
     if not 1 <= len(name) <= 64 or not name.isprintable():
         raise FormatError("a domain's name has 1 to 64 printable characters")
-    identity = keys.age_identity(age_identity)
-    return Domain(domain_id(keys.recipient_of(identity)), name, secret, identity, created)
+    if kind not in get_args(Kind):
+        raise FormatError("a domain is a facility's or a consortium's")
+    if not generations or "".join(item.version for item in generations) != VERSIONS[: len(generations)]:
+        raise FormatError("a domain has 1 to 35 generations, each with the next version")
+    checked = tuple(_checked(item) for item in generations)
+    return Domain(domain_id(keys.recipient_of(checked[0].age_identity)), name, kind, checked)
 
 
-def to_bytes(domain: Domain) -> bytes:
-    """Canonical JSON, secrets included: for sealing or a file of mode 0600."""
-    return canonical({
-        "type": "domain", "version": VERSION, "name": domain.name, "created": domain.created,
-        "secret": base64.b64encode(domain.secret).decode("ascii"), "age_identity": domain.age_identity,
-    })  # fmt: skip
+def rotate(domain: Domain, parts: Parts) -> Domain:
+    """The domain with one more generation; raises `FormatError` when it has had its 35."""
+    if len(domain.generations) == len(VERSIONS):
+        raise FormatError("this domain was rotated as often as it can be: make a new one")
+    added = _generation(domain.name, domain.id, VERSIONS[len(domain.generations)], parts)
+    return from_generations(domain.name, domain.kind, [*domain.generations, added])
 
 
-def from_bytes(data: bytes) -> Domain:
-    """Parse a domain; raises `FormatError`, `VersionError`."""
-    try:
-        values = json.loads(data[: _MAX_BYTES + 1])
-    except (ValueError, RecursionError) as error:
-        raise FormatError("this is not a domain") from error
-    if not isinstance(values, dict) or values.pop("type", None) != "domain":
-        raise FormatError("this is not a domain")
-    if values.pop("version", None) != VERSION:
-        raise VersionError("this domain is of a version this program does not know")
-    try:
-        texts = {key: values[key] for key in ("name", "created", "secret", "age_identity")}
-        if set(values) != set(texts) or not all(isinstance(value, str) for value in texts.values()):
-            raise FormatError("a domain has not exactly the fields of its version")
-        secret = base64.b64decode(texts["secret"], validate=True)
-    except (KeyError, ValueError) as error:
-        raise FormatError("a domain has not exactly the fields of its version") from error
-    return make(texts["name"], secret=secret, age_identity=texts["age_identity"], created=texts["created"])
-
-
-def export_for(domains: Sequence[Domain], recipient: str) -> bytes:
-    """Domains sealed for one terminal."""
-    plain = b"\n".join(to_bytes(domain) for domain in domains) + b"\n"
-    return envelope.seal_bytes(plain, [recipient])
-
-
-def import_from(data: bytes, age_identity: str) -> list[Domain]:
-    """Open domains sealed for this terminal; raises `SealError`, `FormatError`."""
-    plain = envelope.open_bytes(data, [age_identity], limit=_MAX_BYTES)
-    return [from_bytes(line) for line in plain.splitlines()]
-
-
-def keep(folder: Path, domain: Domain) -> None:
-    """Keep a domain in the keyring; one that is there already stays as it is."""
-    path = folder / f"{domain.id}{_SUFFIX}"
-    if not path.exists():
-        durable.publish(path, to_bytes(domain), mode=0o600)
-
-
-def keep_own(folder: Path, domain: Domain) -> None:
-    """Keep the terminal's own domain, and remember that it is its own."""
-    keep(folder, domain)
-    durable.publish(folder / _OWN, domain.id.encode("ascii"), mode=0o600)
-
-
-def load(folder: Path) -> Keyring:
-    """The keyring of a terminal, its own domain first, then by id.
+def merge(kept: Domain, other: Domain) -> Domain:
+    """The domain with the generations of both: one must continue the other; name and kind stay the kept.
 
     Raises:
-        SettingsError: the own domain is missing, or a file is open to others or damaged.
+        FormatError: different domains, or two different continuations of one.
     """
-    found: dict[str, Domain] = {}
-    for path in sorted(folder.glob(f"*{_SUFFIX}")):
-        try:
-            domain = from_bytes(read_secret(path))
-        except VersionError:
-            raise
-        except FormatError as error:
-            raise SettingsError(f"{path.name} is damaged", hint="Put it back from a copy.") from error
-        if path.name != f"{domain.id}{_SUFFIX}":
-            raise SettingsError(f"{path.name} holds another domain", hint="Put it back from a copy.")
-        found[domain.id] = domain
-    own = read_secret(folder / _OWN).decode("ascii", "replace")
-    if own not in found:
-        raise SettingsError(
-            "this terminal's own domain is missing", hint="Put it back from a copy of the home."
+    shorter, longer = sorted((kept.generations, other.generations), key=len)
+    if kept.id != other.id or longer[: len(shorter)] != shorter:
+        raise FormatError(
+            f"the domain {kept.id} was rotated differently at two terminals",
+            hint="Only one terminal may rotate a domain: use the one its members agreed on.",
         )
-    return Keyring((found.pop(own), *found.values()))
+    return replace(kept, generations=longer)
+
+
+def _generation(name: str, identifier: str, version: str, parts: Parts) -> Generation:
+    begins = _moment(parts.created)
+    certificate = certificates.self_signed(name, parts.rsa_key, begins, otherwise=identifier)
+    return Generation(version, *parts[:3], certificate, parts.created)
+
+
+def _checked(generation: Generation) -> Generation:
+    if len(generation.secret) != 32:
+        raise FormatError("a domain's secret has 32 bytes")
+    certificates.check_pair(generation.rsa_key, generation.certificate)
+    _moment(generation.created)
+    return replace(generation, age_identity=keys.age_identity(generation.age_identity))
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise FormatError("a domain's time is none") from error
+    if moment.tzinfo is None:
+        raise FormatError("a domain's time has no zone")
+    return moment

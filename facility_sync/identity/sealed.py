@@ -62,9 +62,7 @@ def seal_identity(identity: Mapping[str, str], domains: Sequence[Domain]) -> byt
 def open_identity(seal: bytes, keyring: Keyring) -> dict[str, str] | None:
     """The identity, or None when no domain here opens it (or it is not one of ours)."""
     try:
-        plain = envelope.open_bytes(
-            seal, [domain.age_identity for domain in keyring.domains], limit=_MAX_IDENTITY
-        )
+        plain = envelope.open_bytes(seal, keyring.age_identities, limit=_MAX_IDENTITY)
         values = json.loads(plain)
     except (SealError, FormatError, ValueError, RecursionError):
         return None
@@ -144,14 +142,14 @@ def open_object(source: BinaryIO, sink: BinaryIO, encoding: str, keyring: Keyrin
         source: the age file.
         sink: takes the plain file; use it only after this function returned.
         encoding: as the row says.
-        keyring: any of its domains may fit.
+        keyring: any generation of any of its domains may fit.
         size: of the plain file in bytes, as the row says; nothing else is accepted.
 
     Raises:
         SealError: not for these domains, cut short or altered.
         FormatError: another encoding or size than the row says, or no zstd frame.
     """
-    identities = [domain.age_identity for domain in keyring.domains]
+    identities = keyring.age_identities
     exact = _Exact(sink, size)
     if size <= _WHOLE and encoding in ("age", "age+zstd"):
         exact.write(_in_memory(source, encoding, identities, size))

@@ -1,12 +1,15 @@
 """Tokens: what identifies a patient, as keyed hashes that can be found and not read.
 
-    key    = HKDF-SHA256(domain secret, salt "facility-sync/token/v1", info "<field>|<version>")
+    key    = HKDF-SHA256(secret, salt "facility-sync/token/v1", info "<field>|<version>")
     token  = version character + base32(HMAC-SHA256(key, "dicom-token" 0 field 0 value)[:16])
 
-27 characters, valid in a DICOM LO and as a name component. Guarantees: the same patient gives the same
-token however the name is written (width, case, accents, hiragana or katakana, blanks, hyphens); another
-domain, field or version gives another. There is never a token of a name alone or of a birth date alone:
-those could be guessed by their frequency.
+Secret and version character are those of one generation of a domain: a row has the tokens of each
+domain's newest, a search sends those of every one. 27 characters, valid in a DICOM LO and as a name
+component.
+
+Guarantees: the same patient gives the same token however the name is written (width, case, accents,
+hiragana or katakana, blanks, hyphens); another domain, generation or field gives another. There is
+never a token of a name alone or of a birth date alone: those could be guessed by their frequency.
 
 What tokens show to the store: equality and frequency, nothing else (RFC 5869, RFC 2104; NFKC: UAX 15).
 
@@ -24,10 +27,7 @@ from functools import lru_cache
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from facility_sync.identity.domains import Domain
-
-VERSION = "1"
-"""First character of every token: names key and normalisation, so that both can change later."""
+from facility_sync.identity.domains import Domain, Generation
 
 _SALT = b"facility-sync/token/v1"
 _SEPARATOR = "\x1f"
@@ -40,19 +40,22 @@ _SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0
 
 
 @lru_cache(maxsize=256)
-def _key(secret: bytes, field: str) -> bytes:
-    info = f"{field}|{VERSION}".encode()
+def _key(secret: bytes, field: str, version: str) -> bytes:
+    info = f"{field}|{version}".encode()
     return HKDF(algorithm=SHA256(), length=32, salt=_SALT, info=info).derive(secret)
 
 
-def _token(domain: Domain, field: str, value: str) -> str:
+def _token(by: Generation, field: str, value: str) -> str:
     data = b"dicom-token\0" + field.encode() + b"\0" + value.encode("utf-8", "surrogatepass")
-    digest = hmac.digest(_key(domain.secret, field), data, "sha256")[:16]
-    return VERSION + base64.b32encode(digest).decode("ascii").rstrip("=")
+    digest = hmac.digest(_key(by.secret, field, by.version), data, "sha256")[:16]
+    return by.version + base64.b32encode(digest).decode("ascii").rstrip("=")
 
 
 def keyed_digest(domain: Domain, sha256: bytes) -> str:
     """Digest of a source file that the store can compare and nobody without the domain can test.
+
+    Keyed by the first generation for ever: it is how a terminal asks what is held already, so another key
+    after a rotation would send every image again. It finds no patient, so an old key of it is no harm.
 
     Args:
         domain: whose secret keys it.
@@ -61,10 +64,11 @@ def keyed_digest(domain: Domain, sha256: bytes) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    return hmac.digest(_key(domain.secret, "source"), sha256, "sha256").hex()
+    first = domain.first
+    return hmac.digest(_key(first.secret, "source", first.version), sha256, "sha256").hex()
 
 
-def patient_id(domain: Domain, identifier: str, issuer: str = "") -> list[str]:
+def patient_id(by: Generation, identifier: str, issuer: str = "") -> list[str]:
     """The token of a patient ID; with an issuer, the one that holds for that issuer only.
 
     Rows carry both, so a search without issuer finds the ID at every issuer.
@@ -73,26 +77,26 @@ def patient_id(domain: Domain, identifier: str, issuer: str = "") -> list[str]:
     if not value:
         return []
     scope = unicodedata.normalize("NFKC", issuer).strip().casefold()
-    return [_token(domain, "pid", f"{scope}{_SEPARATOR}{value}")]
+    return [_token(by, "pid", f"{scope}{_SEPARATOR}{value}")]
 
 
-def patient_id_row(domain: Domain, identifier: str, issuer: str) -> list[str]:
+def patient_id_row(by: Generation, identifier: str, issuer: str) -> list[str]:
     """The tokens of a patient ID for a row."""
-    return list(dict.fromkeys(patient_id(domain, identifier) + patient_id(domain, identifier, issuer)))
+    return list(dict.fromkeys(patient_id(by, identifier) + patient_id(by, identifier, issuer)))
 
 
-def accession(domain: Domain, number: str) -> list[str]:
+def accession(by: Generation, number: str) -> list[str]:
     """The token of an accession number."""
     value = normal_id(number)
-    return [_token(domain, "accession", value)] if value else []
+    return [_token(by, "accession", value)] if value else []
 
 
-def person(domain: Domain, name: str, born: date | None) -> list[str]:
+def person(by: Generation, name: str, born: date | None) -> list[str]:
     """A token of each writing of a name together with the birth date; none without a birth date."""
     if born is None:
         return []
     groups = dict.fromkeys(filter(None, (normal_name(group) for group in name.split("=")[:3])))
-    return [_token(domain, "person", f"{group}{_SEPARATOR}{born.isoformat()}") for group in groups]
+    return [_token(by, "person", f"{group}{_SEPARATOR}{born.isoformat()}") for group in groups]
 
 
 def normal_id(text: str) -> str:

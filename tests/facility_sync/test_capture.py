@@ -18,16 +18,15 @@ from pydicom.multival import MultiValue
 from facility_sync import capture, dicom_file, reasons
 from facility_sync.dicom_file import Refused
 from facility_sync.identity import domains, sealed, tokens
-from schemas import columns, extract, keys, manifest
+from schemas import columns, extract, manifest
 from schemas.errors import Damaged
 from tests.kit import images
 from tests.kit.corpus import bundled, everything
+from tests.kit.domains import domain
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, about the files it reads
 
-DOMAIN = domains.make(
-    "x", secret=b"\7" * 32, age_identity=keys.new_age_identity(), created="2026-11-24T00:00:00Z"
-)
+DOMAIN = domain("x")
 RING = domains.Keyring((DOMAIN,))
 
 

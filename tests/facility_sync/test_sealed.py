@@ -10,15 +10,9 @@ import pytest
 import zstandard
 
 from facility_sync.identity import domains, sealed
-from schemas import envelope, keys
+from schemas import envelope
 from schemas.errors import FormatError, SealError
-
-
-def domain(name: str = "clinic-a") -> domains.Domain:
-    return domains.make(
-        name, secret=b"\7" * 32, age_identity=keys.new_age_identity(), created="2026-11-24T00:00:00Z"
-    )
-
+from tests.kit.domains import domain
 
 A, B = domain(), domain("b")
 RING = domains.Keyring((A,))
@@ -67,7 +61,7 @@ def test_each_domain_opens_it_and_no_other():
     not (shutil.which("age") and shutil.which("zstd")), reason="no age or zstd on this machine"
 )
 def test_standard_tools_open_it(tmp_path):
-    (tmp_path / "key").write_text(A.age_identity + "\n")
+    (tmp_path / "key").write_text(A.current.age_identity + "\n")
     for data in (b"plain", SOFT[:200_000]):
         stored, made = seal(data)
         out = subprocess.run(

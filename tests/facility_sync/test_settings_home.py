@@ -19,6 +19,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
         facility=st.just("clinic-a"),
         sources=st.lists(TEXT, max_size=3).map(tuple),
         ignore=st.lists(TEXT, max_size=3).map(tuple),
+        consortia=st.lists(st.integers(0, 99).map("{:016x}".format), max_size=8, unique=True).map(tuple),
+        escrow_certificate=TEXT.map(lambda text: f"/{text}" if text else ""),
         store_host=TEXT,
         store_port=st.integers(0, 65535),
         settle_seconds=st.integers(0, 86400),
@@ -40,7 +42,10 @@ def test_what_is_written_is_what_is_read(settings):
         'facility = "a"\nbatch_mib = 0',
         'facility = "a"\nbatch_mib = 257', 'facility = "a"\nworkers = true', 'facility = "a"\nsources = "x"',
         'facility = "a"\nsources = [1]', 'facility = "a"\nmenu = {x = 1}',
-        'facility = "a"\n[menu.x]\ncode = "1"',
+        'facility = "a"\n[menu.x]\ncode = "1"', 'facility = "a"\nconsortia = "0123456789abcdef"',
+        'facility = "a"\nconsortia = ["0123456789ABCDEF"]', 'facility = "a"\nescrow_certificate = "here.pem"',
+        'facility = "a"\nconsortia = ["0123456789abcdef", "0123456789abcdef"]',
+        'facility = "a"\nconsortia = ' + str([f"{number:016x}" for number in range(9)]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(text):

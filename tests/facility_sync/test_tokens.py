@@ -1,5 +1,6 @@
 """Tokens: findable however it is written, by nobody without the domain."""
 
+from dataclasses import replace
 from datetime import date
 
 import pydicom
@@ -7,15 +8,17 @@ import pytest
 
 from facility_sync.identity import domains, tokens
 from tests.kit.corpus import bundled
+from tests.kit.domains import CREATED
 
 BORN = date(1970, 5, 1)
 
 
-def domain(seed: int = 1) -> domains.Domain:
-    return domains.Domain(f"{seed:016x}", "test", bytes([seed]) * 32, "unused here", "2026-11-24T00:00:00Z")
+def generation(seed: int = 1, version: str = "1") -> domains.Generation:
+    return domains.Generation(version, bytes([seed]) * 32, "unused", b"unused", b"unused", CREATED)
 
 
-A, B = domain(1), domain(2)
+A, B = generation(1), generation(2)
+DOMAIN = domains.Domain("0" * 16, "test", "facility", (A,))
 
 
 def test_golden_vectors():
@@ -24,7 +27,7 @@ def test_golden_vectors():
     assert tokens.patient_id(A, "12345", "Hospital B") == ["1KEGENKN7KK3NVPVUI22W35LXAA"]
     assert tokens.person(A, "DOE^JOHN", BORN) == ["1STBAYEYDTR4LC5X64MMKKJ47V4"]
     assert tokens.accession(A, "A1") == ["1HLTE4SCSUNI7MWAFFPCZWYDEYE"]
-    assert tokens.keyed_digest(A, bytes(32)).startswith("41f81922741c06ba")
+    assert tokens.keyed_digest(DOMAIN, bytes(32)).startswith("41f81922741c06ba")
 
 
 def test_a_token_fits_a_dicom_lo():
@@ -32,7 +35,7 @@ def test_a_token_fits_a_dicom_lo():
     assert len(token) == 27
     assert token.isascii()
     assert token.upper() == token
-    assert token[0] == tokens.VERSION
+    assert token[0] == A.version
 
 
 @pytest.mark.parametrize("other", ["12345", " 12345 ", "１２３４５", "12345\0"])
@@ -51,12 +54,13 @@ def test_a_row_is_found_with_and_without_the_issuer():
     assert not row & set(tokens.patient_id(A, "12345", "elsewhere"))
 
 
-def test_domain_and_field_make_another_token():
+def test_domain_field_and_version_make_another_token():
     made = [
+        tokens.patient_id(generation(1, "2"), "12345"),
         tokens.patient_id(A, "12345"), tokens.patient_id(B, "12345"), tokens.accession(A, "12345"),
         tokens.person(A, "12345", BORN),
     ]  # fmt: skip
-    assert len({token for group in made for token in group}) == 4
+    assert len({token for group in made for token in group}) == 5
 
 
 SAME = [
@@ -100,7 +104,13 @@ def test_the_japanese_samples_of_the_standard_find_each_other():
 
 
 def test_a_source_digest_says_nothing_without_the_domain():
-    digest = tokens.keyed_digest(A, bytes(32))
+    digest = tokens.keyed_digest(DOMAIN, bytes(32))
     assert len(digest) == 64
-    assert digest != tokens.keyed_digest(B, bytes(32))
+    assert digest != tokens.keyed_digest(replace(DOMAIN, generations=(B,)), bytes(32))
     assert digest != bytes(32).hex()
+
+
+def test_after_a_rotation_a_source_has_its_old_digest():
+    """Otherwise every image would be sent again."""
+    rotated = replace(DOMAIN, generations=(A, generation(3, "2")))
+    assert tokens.keyed_digest(rotated, bytes(32)) == tokens.keyed_digest(DOMAIN, bytes(32))
