@@ -6,6 +6,7 @@ standard output); a password never comes from the command line; SIGTERM stops as
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -72,6 +73,39 @@ def password(user: str | None, file: Path | None, *, stdin: bool) -> tuple[str, 
     if not sys.stdin.isatty():
         raise SettingsError("no password was given", hint="Use --password-file or --password-stdin.")
     return user, click.prompt("Password", hide_input=True, err=True)
+
+
+def passphrase(file: Path | None, *, new: bool) -> str:
+    """The passphrase of a backup, from a file of mode 0600 or a person; a new one is asked for twice.
+
+    Raises:
+        SettingsError: nobody to ask and no file, or a new one that is too short.
+    """
+    if file is None and not sys.stdin.isatty():
+        raise SettingsError("no passphrase was given", hint="Use --passphrase-file.")
+    if file is None:
+        text: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)
+    else:
+        try:
+            text = read_secret(file).decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise SettingsError("the passphrase is not text", hint="Write the file as UTF-8.") from error
+    if new and len(text) < 12:
+        raise SettingsError("a passphrase has at least 12 characters", hint="Take five random words.")
+    return text
+
+
+def say_losing_is_final(home: Home, name: str, *, as_json: bool) -> None:
+    """What whoever makes or changes a domain must hear, with the command to run next."""
+    root = click.get_current_context().find_root()
+    given = root.get_parameter_source("home") is click.core.ParameterSource.COMMANDLINE
+    words = ["fsync", *(["--home", str(home.root)] if given else []), "domain", "backup", f"{name}.backup"]
+    click.echo(
+        "\nWARNING: whoever loses every copy of a domain can never read its images again, and nobody can\n"
+        "help: neither the store nor the makers of this program. Make a backup now, and keep it elsewhere:\n"
+        f"\n    {shlex.join(words)}\n",
+        err=as_json,
+    )
 
 
 def run(group: click.Group, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -20,7 +20,7 @@ _COMMANDS = {
     "daemon": ("sync", "The same round on a schedule, for machines without cron."),
     "query": ("query", "Search the store."),
     "fetch": ("fetch", "Bring matching images back, bit for bit."),
-    "domain": ("domain", "Who may read identities: hand it on, take it in."),
+    "domain": ("domain", "Who may read identities: share, renew, back up."),
 }
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import click
 
 from facility_sync import output
-from facility_sync.cli.common import json_option, now_text, pass_home
+from facility_sync.cli.common import json_option, now_text, pass_home, say_losing_is_final
 from facility_sync.home import Home
 from facility_sync.settings import absolute_source
 from schemas import keys
@@ -33,6 +33,7 @@ def init(home: Home, facility: str, as_json: bool) -> None:
     domain = domains.make(facility, "facility", domains.new_parts(now_text()))
     domain_files.keep_own(home.domains, domain)
     if as_json:
+        say_losing_is_final(home, facility, as_json=True)
         click.echo(
             output.to_json(
                 {"facility": facility, "home": str(home.root), "card": str(card), "domain": domain.id}
@@ -42,7 +43,7 @@ def init(home: Home, facility: str, as_json: bool) -> None:
     click.echo(f"This is now the terminal of {facility}.")
     click.echo(f"Card for the store's operator (public): {card}")
     click.echo(f"Domain {domain.id}: whoever holds it can read this facility's identities and images.")
-    click.echo("Without it nobody can, ever: keep a copy of the home folder in a safe place.")
+    say_losing_is_final(home, facility, as_json=False)
     click.echo("Next: have the card enrolled (`fstore enrol CARD`), then `fsync trust STORE_CARD`.")
 
 

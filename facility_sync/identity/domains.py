@@ -139,6 +139,21 @@ class Keyring:
         """The domain with this id."""
         return next((domain for domain in self.domains if domain.id == identifier), None)
 
+    def choose(self, text: str | None) -> Domain:
+        """The domain a person means by its id or name; None means the own one.
+
+        Raises:
+            SettingsError: there is none, or a name fits several.
+        """
+        found = [domain for domain in self.domains if text in (None, domain.id, domain.name)]
+        if text is not None and len(found) > 1:
+            raise SettingsError(
+                "several domains have this name", hint="Give the id: `fsync domain list` shows them."
+            )
+        if not found:
+            raise SettingsError("this terminal holds no such domain", hint="`fsync domain list` shows them.")
+        return found[0]
+
     def sealing(self, consortia: Sequence[str]) -> tuple[Domain, ...]:
         """The domains a new image is sealed for: the own one, then these consortia by their ids.
 
@@ -186,9 +201,9 @@ def from_generations(name: str, kind: Kind, generations: Sequence[Generation]) -
 
 
 def rotate(domain: Domain, parts: Parts) -> Domain:
-    """The domain with one more generation; raises `FormatError` when it has had its 35."""
+    """The domain with one more generation; raises `SettingsError` when it has had its 35."""
     if len(domain.generations) == len(VERSIONS):
-        raise FormatError("this domain was rotated as often as it can be: make a new one")
+        raise SettingsError("this domain was rotated as often as it can be", hint="Make a new one.")
     added = _generation(domain.name, domain.id, VERSIONS[len(domain.generations)], parts)
     return from_generations(domain.name, domain.kind, [*domain.generations, added])
 

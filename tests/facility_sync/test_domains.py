@@ -41,7 +41,7 @@ def test_a_rotation_keeps_what_must_never_change():
 
 
 def test_a_domain_is_rotated_at_most_34_times():
-    with pytest.raises(FormatError):
+    with pytest.raises(SettingsError):
         domains.rotate(domain(generations=35), parts())
 
 
@@ -59,6 +59,17 @@ def test_what_is_sealed_for_consortia_is_chosen_by_id():
     for identifier in ("0" * 16, ring.domains[1].id):
         with pytest.raises(SettingsError, match=identifier):
             ring.sealing([identifier])
+
+
+def test_a_person_names_a_domain_by_id_or_name():
+    twin = domain("region", 2)
+    ring = domains.Keyring((DOMAIN, CONSORTIUM))
+    assert ring.choose(None) == ring.choose(DOMAIN.id) == ring.choose("clinic-a") == DOMAIN
+    assert ring.choose("region") == CONSORTIUM
+    with pytest.raises(SettingsError, match="no such"):
+        ring.choose("elsewhere")
+    with pytest.raises(SettingsError, match="several"):
+        domains.Keyring((DOMAIN, CONSORTIUM, twin)).choose("region")
 
 
 @pytest.mark.parametrize("name", ["clinic-a", "愛知 hospital", "x" * 64])
