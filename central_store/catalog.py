@@ -5,10 +5,11 @@
     batches     one row each: facility, sequence, previous, counts
     conflicts   SOP instances of which a facility sent different files
 
-Guarantees: a batch is one transaction, straight from its Parquet file; following it again is a no-op. The
+Guarantees: a batch is one transaction; following it again is a no-op. Its rows come from the strict reader of
+manifests, never from DuckDB's own, which may fail, or say something else, over a footer made for that. The
 same file sent twice is one row in answers (`duplicate` marks the other). No index structure is kept in
 memory for instances, so memory does not follow the archive. DuckDB's errors come out as `CatalogError`.
-The only importer of duckdb; the database may read the manifests and nothing else.
+The only importer of duckdb; the database may read no file but its own.
 
 Leaves to others: what to ask (`central_store.query`), what was asked (`central_store.search`). One process
 may open it (DuckDB's own rule); `central_store.lock` keeps it so.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -29,9 +31,9 @@ from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.packs import Place
 from central_store.settings import Settings
-from schemas import columns, names, ustar
+from schemas import columns, manifest, names, ustar
 from schemas.container import TABLE
-from schemas.errors import Damaged
+from schemas.errors import Damaged, FormatError
 from schemas.names import BatchId, FacilityName, ObjectId
 
 
@@ -65,17 +67,12 @@ _B = ustar.BLOCK
 _NAMES = ", ".join(f'm."{column.name}"' for column in columns.COLUMNS)
 # Offsets follow from sizes: a tar member is a header block, its bytes, and zeros to the next block.
 _FRESH = f"""CREATE OR REPLACE TEMP TABLE fresh AS
-WITH sizes AS (
-    SELECT file_row_number AS n, {_B} + (object_bytes + {_B - 1}) // {_B} * {_B} AS room
-    FROM read_parquet($path, file_row_number = true)
-), places AS (
-    SELECT n, sum(room) OVER (ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) - room AS before
-    FROM sizes
-)
-SELECT {_NAMES}, $batch AS batch_id, ($head + p.before + {_B})::BIGINT AS object_offset, false AS duplicate,
-    hash(m.object_sha256) AS object_key, hash(m.source_digest) AS source_key,
+SELECT {_NAMES}, $batch AS batch_id,
+    ($head + {_B} + coalesce(sum({_B} + (object_bytes + {_B - 1}) // {_B} * {_B}) OVER (
+        ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0))::BIGINT AS object_offset,
+    false AS duplicate, hash(m.object_sha256) AS object_key, hash(m.source_digest) AS source_key,
     hash(m.sop_instance_uid) AS sop_key
-FROM read_parquet($path, file_row_number = true) m JOIN places p ON m.file_row_number = p.n
+FROM incoming m
 """  # noqa: S608  # from the column table; values are parameters
 
 _OLDER = """CREATE OR REPLACE TEMP TABLE older AS
@@ -171,7 +168,6 @@ class Catalog:
         with _translated():
             connection = duckdb.connect(str(self._layout.catalog), config=config)
             connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET allowed_directories = ?", [[str(self._layout.manifests) + "/"]])
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
         return connection
@@ -197,7 +193,12 @@ class Catalog:
         statement, _ = batches.statement(self._layout, batch)
         front = [(folder / name).stat().st_size for name in batches.FILES[:3]]
         head = sum(ustar.BLOCK + size + len(ustar.padding(size)) for size in front)
-        self._connection.execute(_FRESH, {"path": str(folder / TABLE), "head": head, "batch": batch.batch})
+        rows = _rows(folder / TABLE, batch)
+        self._connection.register("incoming", rows.append_column("n", pa.array(range(len(rows)), pa.int64())))
+        try:
+            self._connection.execute(_FRESH, {"head": head, "batch": batch.batch})
+        finally:
+            self._connection.unregister("incoming")
         self._connection.execute(
             "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
@@ -279,6 +280,13 @@ class Catalog:
         with _translated():
             rows = self._connection.execute(_ROWS_OF_BATCHES).fetchall()
         return {names.batch_id(name): count for name, count in rows}
+
+
+def _rows(path: Path, batch: Batch) -> pa.Table:
+    try:
+        return manifest.from_parquet(path.read_bytes(), facility=batch.facility)
+    except (FormatError, FileNotFoundError) as error:
+        raise CatalogError(f"the manifest of batch {batch.batch} cannot be read") from error
 
 
 def drop(layout: Layout) -> None:

@@ -84,7 +84,7 @@ def parse(text: str) -> Settings:
     """Settings from the text of a `store.toml`; raises `SettingsError` naming the key."""
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"store.toml is not TOML: {error}") from error
     known = {item.name: item for item in fields(Settings)}
     for name in found:

@@ -126,7 +126,7 @@ def parse(text: str) -> Settings:
     """Read settings; raises `SettingsError` with the key's name."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError("settings.toml is not TOML", hint=_HINT) from error
     known = {item.name: item for item in fields(Settings)}
     for key, value in values.items():

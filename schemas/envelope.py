@@ -6,6 +6,8 @@ Guarantees:
     * `open_sealed` raises unless the stream was complete, unaltered and for one of our identities. The
       plaintext is handed out before that is known, so callers write it to a staging place and use it
       only after the function returned.
+    * A header is at most 64 KiB and begins as binary age files do, before pyrage sees more of it: it reads
+      the header again for each stanza, and one of two megabytes takes it a minute.
     * An error of the reader or writer (a full disk, our own limits) comes out as it was raised; whatever
       else is wrong with sealed bytes comes out as `SealError`.
 
@@ -29,14 +31,16 @@ _CHUNK = 65536  # age.md, "Payload": plaintext is sealed in chunks of 64 KiB
 _TAG = 16
 _NONCE = 16
 _MAX_HEADER = 65536
+_FIRST_LINE = b"age-encryption.org/v1\n"
 
 
 class _Watched:
     """A file object for pyrage that remembers what went wrong and how much went through."""
 
-    def __init__(self, inner: BinaryIO, *, limit: int | None = None) -> None:
+    def __init__(self, inner: BinaryIO, *, limit: int | None = None, sealed: bool = False) -> None:
         self._inner = inner
         self._limit = limit
+        self._in_header = sealed
         self.head = b""
         self.count = 0
         self.error: BaseException | None = None
@@ -45,6 +49,9 @@ class _Watched:
         self._alive()
         try:
             data = self._inner.read(size)
+            if self._in_header:
+                self.head += data[: _MAX_HEADER - len(self.head)]
+                self._in_header = bool(data) and not _header_ends(self.head)
         except BaseException as error:
             self.error = error
             raise
@@ -90,6 +97,17 @@ def _too_large(limit: int) -> FormatError:
 def sealed_size(plain: int, header: int) -> int:
     """Size in bytes of an age file with `plain` bytes of content and a `header` of that many bytes."""
     return header + _NONCE + plain + _TAG * max(1, -(-plain // _CHUNK))
+
+
+def _header_ends(head: bytes) -> bool:
+    """Whether the first bytes of an age file hold its whole header; raises `SealError` if they cannot."""
+    if head[: len(_FIRST_LINE)] != _FIRST_LINE[: len(head)]:
+        raise SealError("this is not an age file")
+    if b"\n---" in head:
+        return True
+    if len(head) >= _MAX_HEADER:
+        raise SealError(f"the header of a sealed file is longer than {_MAX_HEADER} bytes")
+    return False
 
 
 def _header_size(head: bytes) -> int:
@@ -163,7 +181,7 @@ def open_sealed(reader: BinaryIO, writer: BinaryIO, identities: Sequence[str], *
         FormatError: more than `limit` bytes.
         OSError: the reader or the writer failed.
     """
-    source, sink = _Watched(reader), _Watched(writer, limit=limit)
+    source, sink = _Watched(reader, sealed=True), _Watched(writer, limit=limit)
     keys = _identities(identities)
     try:
         pyrage.decrypt_io(source, sink, keys)
@@ -198,6 +216,7 @@ def open_bytes(sealed: bytes, identities: Sequence[str], *, limit: int) -> bytes
     """`open_sealed` for content in memory: nothing is returned unless all of it is right."""
     if len(sealed) > sealed_size(limit, _MAX_HEADER):
         raise _too_large(limit)
+    _header_ends(sealed[:_MAX_HEADER])
     try:
         plain: bytes = pyrage.decrypt(sealed, _identities(identities))
     except BaseException as error:

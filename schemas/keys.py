@@ -14,6 +14,7 @@ import hashlib
 import struct
 
 import pyrage
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -80,7 +81,7 @@ def load_private(pem: bytes) -> Ed25519PrivateKey:
     """Read an OpenSSH private key file; raises `FormatError` unless it is an unencrypted Ed25519 key."""
     try:
         key = load_ssh_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise FormatError("this is not an unencrypted OpenSSH private key") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise FormatError("this is not an Ed25519 private key")

@@ -112,7 +112,9 @@ def from_parquet(data: bytes, *, facility: str) -> pa.Table:
 def _decode(data: bytes) -> pa.Table:
     file = pq.ParquetFile(pa.BufferReader(data), **_OPENING)
     _check_footer(file)
-    parquet_pages.check(data, parquet_pages.Limits(MAX_ROWS, MAX_DECODED), len(file.schema.names))
+    limits = parquet_pages.Limits(MAX_ROWS, MAX_DECODED)
+    if parquet_pages.check(data, limits, len(file.schema.names)) != list(_understood(file.metadata)):
+        raise FormatError("a manifest's footer can be read in two ways")
     parts, size = [], 0
     for batch in file.iter_batches(batch_size=4096, use_threads=False):
         size += batch.nbytes
@@ -134,6 +136,22 @@ def _check_footer(file: pq.ParquetFile) -> None:
         raise FormatError("a manifest's columns are not those of its version")
 
 
+_CODECS = {"UNCOMPRESSED": 0, "ZSTD": 6}
+
+
+def _understood(metadata: pq.FileMetaData) -> Iterator[parquet_pages.Chunk]:
+    """The column chunks as the decoder understands the footer: where it will read."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            at = column.data_page_offset
+            if column.has_dictionary_page:
+                at = min(at, column.dictionary_page_offset or at)
+            texts = column.physical_type == "BYTE_ARRAY"
+            end = at + column.total_compressed_size
+            yield parquet_pages.Chunk(at, end, _CODECS.get(column.compression, -1), texts)
+
+
 def _check(table: pa.Table, facility: str) -> None:
     if not table.num_rows:
         raise FormatError("a manifest has no rows")
@@ -148,7 +166,8 @@ def _check(table: pa.Table, facility: str) -> None:
         raise FormatError("an object stands twice in a manifest")
     if not set(pc.unique(table["encoding"]).to_pylist()) <= set(ENDINGS):
         raise FormatError("an object has an encoding this program does not know")
-    if pc.max(table["object_bytes"]).as_py() > MAX_SIZE:
+    # Both: whoever fetches a sealed object unfolds it up to the size its row says.
+    if any(pc.max(table[name]).as_py() > MAX_SIZE for name in ("object_bytes", "dicom_bytes")):
         raise FormatError("an object is larger than this format allows")
 
 

@@ -25,6 +25,9 @@ MAX_BYTES = 16 * 1024 * 1024
 """Largest message in bytes; checked before it is parsed."""
 MAX_ITEMS = 100_000
 """Most items in a list or mapping."""
+_MAX_PARTS = 1_000_000
+_MAX_NESTED = 100_000
+"""Most commas and most brackets in one message: sixteen megabytes of `[],` would be half a gigabyte."""
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
@@ -149,6 +152,8 @@ def parse(data: bytes) -> Message:
     """Parse a message of any known type; raises `FormatError`, `VersionError`."""
     if len(data) > MAX_BYTES:
         raise FormatError(f"a message is larger than {MAX_BYTES} bytes")
+    if data.count(b",") > _MAX_PARTS or data.count(b"[") + data.count(b"{") > _MAX_NESTED:
+        raise FormatError("a message has more parts than any of its kind")
     try:
         values = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

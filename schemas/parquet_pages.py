@@ -5,7 +5,10 @@ And a decoder written in C++ may abort the whole process over a footer with a ho
 first. Guarantees: it returns only if footer and page headers can be read, nothing is encrypted or lies in
 another file, every column chunk is tiled by its pages without gap or overlap, every page is in a plain or
 dictionary encoding, and what all values take together stays within the limit even if each is as long as the
-longest in its dictionary. The decoder believes page headers, and so these are what is believed here.
+longest in its dictionary. The decoder believes page headers, and so these are what is believed here. What the
+Thrift protocol lets two readers understand differently is refused: a field that stands twice, a number of a
+field beyond 16 bits, a value in another type than the field's. What was understood of the footer is returned,
+for whoever can ask the decoder what it understands.
 
 Source: parquet.thrift (FileMetaData to DictionaryPageHeader), Thrift compact protocol.
 
@@ -44,8 +47,17 @@ class Limits(NamedTuple):
     decoded: int
 
 
-def check(data: bytes, limits: Limits, columns: int) -> None:
-    """Refuse a Parquet file that cannot be decoded within limits.
+class Chunk(NamedTuple):
+    """Where the pages of a column in a row group lie, the number of their codec, whether they hold texts."""
+
+    start: int
+    end: int
+    codec: int
+    texts: bool
+
+
+def check(data: bytes, limits: Limits, columns: int) -> list[Chunk]:
+    """Refuse a Parquet file that cannot be decoded within limits; returns its column chunks, in order.
 
     Args:
         data: the file.
@@ -55,8 +67,8 @@ def check(data: bytes, limits: Limits, columns: int) -> None:
     Raises:
         FormatError: footer or a page is not as it should be, or too large.
     """
-    decoded = 0
-    for chunk in _chunks(data, limits.rows, columns):
+    decoded, chunks = 0, list(_chunks(data, limits.rows, columns))
+    for chunk in chunks:
         at, values, longest = chunk.start, 0, 0
         while at < chunk.end:
             page = _page(data, at)
@@ -66,53 +78,60 @@ def check(data: bytes, limits: Limits, columns: int) -> None:
             if at > chunk.end or decoded + values * max(longest, _VALUE_COST) > limits.decoded:
                 raise FormatError("a manifest is too large once decoded")
         decoded += values * max(longest, _VALUE_COST)
+    return chunks
 
 
-class _Chunk(NamedTuple):
-    start: int
-    end: int
-    codec: int
-    texts: bool
-
-
-def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[_Chunk]:
+def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[Chunk]:
     size = int.from_bytes(data[-8:-4], "little")
     if data[:4] != _MAGIC or data[-4:] != _MAGIC or not 0 < size <= min(len(data) - 12, _MAX_FOOTER):
         raise FormatError("this is not a readable Parquet file")
     footer = _Compact(data[len(data) - 8 - size : -8]).struct()
     groups, rows = footer.get(4), footer.get(3)
-    if not isinstance(groups, list) or len(groups) > _MAX_GROUPS or not isinstance(rows, int) or 8 in footer:
+    if (
+        not isinstance(groups, list)
+        or len(groups) > _MAX_GROUPS
+        or not isinstance(rows, _Long)
+        or 8 in footer
+    ):
         raise FormatError("a manifest's footer is not as it should be")
-    if not 0 <= rows <= most_rows or rows != sum(_int(group, 3) for group in groups):
+    if not 0 <= rows <= most_rows or rows != sum(_long(group, 3) for group in groups):
         raise FormatError(f"a manifest has more than {most_rows} rows")
     for group in groups:
-        chunks = group.get(1)
-        if not isinstance(chunks, list) or len(chunks) != columns:
+        listed = group.get(1)
+        if not isinstance(listed, list) or len(listed) != columns:
             raise FormatError("a manifest's columns are not those of its version")
-        yield from (_chunk(chunk, len(data) - 8 - size) for chunk in chunks)
+        yield from (_chunk(chunk, len(data) - 8 - size) for chunk in listed)
 
 
-def _chunk(chunk: Any, most: int) -> _Chunk:
+def _chunk(chunk: Any, most: int) -> Chunk:
     meta = chunk.get(3) if isinstance(chunk, dict) else None
     if not isinstance(meta, dict) or {1, 8, 9} & set(chunk):  # in another file, or encrypted
         raise FormatError("a manifest's footer is not as it should be")
-    kind, codec = meta.get(1), meta.get(4)
+    kind, codec = _int(meta, 1), _int(meta, 4)
     if codec not in _CODECS or kind not in _TYPES:
         raise FormatError("a column of a manifest is stored in a way it should not be")
-    at = _int(meta, 9)
+    at = _long(meta, 9)
     if 11 in meta:  # the decoder begins where the first of data and dictionary is
-        at = min(at, _int(meta, 11) or at)
-    end = at + _int(meta, 7)
+        at = min(at, _long(meta, 11) or at)
+    end = at + _long(meta, 7)
     if not 4 <= at <= end <= most:
         raise FormatError("a column of a manifest lies outside of it")
-    return _Chunk(at, end, codec, kind == _BYTE_ARRAY)
+    return Chunk(at, end, codec, kind == _BYTE_ARRAY)
 
 
-def _int(fields: Any, number: int) -> int:
+class _Long(int):
+    """A value of type i64; a plain `int` is of type i32."""
+
+
+def _int(fields: Any, number: int, kind: type[int] = int) -> int:
     value = fields.get(number) if isinstance(fields, dict) else None
-    if not isinstance(value, int) or value < 0:
+    if type(value) is not kind or value < 0:  # the decoder passes over a value of another type
         raise FormatError("a manifest's footer is not as it should be")
     return value
+
+
+def _long(fields: Any, number: int) -> int:
+    return int(_int(fields, number, _Long))
 
 
 class _Page(NamedTuple):
@@ -154,7 +173,7 @@ def _longest(stored: bytes, decoded: int, codec: int) -> int:
 
 
 class _Compact:
-    """Reads a struct of the Thrift compact protocol; numbers, lists and structs are kept, text is not."""
+    """Reads a struct of the Thrift compact protocol; i32, i64, lists and structs are kept, no others."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -166,8 +185,10 @@ class _Compact:
         number = 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._number()
+            if number in fields or not 0 < number < 2**15:
+                raise FormatError("a manifest's footer or a page of it is not readable")
             # true and false stand in the field's head
-            fields[number] = head & 15 == 1 if head & 15 in (1, 2) else self._value(head & 15, depth)
+            fields[number] = None if head & 15 in (1, 2) else self._value(head & 15, depth)
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
@@ -175,13 +196,17 @@ class _Compact:
             raise FormatError("a manifest's footer is nested too deeply")
         match kind:
             case 1 | 2 | 3:
-                return self._byte()
-            case 4 | 5 | 6:
+                self._skip(1)
+            case 4:
+                self._number()
+            case 5:
                 return self._number()
+            case 6:
+                return _Long(self._number())
             case 7:
-                return self._skip(8)
+                self._skip(8)
             case 8:
-                return self._skip(self._varint())
+                self._skip(self._varint())
             case 9:
                 head = self._byte()
                 length = head >> 4 if head >> 4 < 15 else self._varint()
@@ -192,6 +217,7 @@ class _Compact:
                 return self.struct(depth + 1)
             case _:  # sets and maps stand in no footer
                 raise FormatError("a manifest's footer is not readable")
+        return None
 
     def _skip(self, length: int) -> None:
         self.at += length

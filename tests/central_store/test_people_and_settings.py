@@ -41,6 +41,7 @@ def test_settings_come_back_as_they_were_written() -> None:
         ('name = "a"\nhost = ""\nport = 1\n', "host"),
         ('name = "../a"\nhost = "h"\nport = 1\n', "name"),
         ('name = "a"\nhost = "h"\nport = 1\nworkers = 0\n', "workers"),
+        ("name = " + "[" * 9000, "store.toml"),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, named: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pyrage
 import pytest
 
 from schemas import envelope, keys
@@ -125,3 +126,46 @@ def test_age_opens_ours_and_we_open_its(size, tmp_path):
     assert opened.stdout == plain
     sealed = subprocess.run(["age", "-r", RECIPIENT], input=plain, capture_output=True, check=True)
     assert envelope.open_bytes(sealed.stdout, [IDENTITY], limit=size) == plain
+
+
+STANZA = b"-> X25519 " + b"A" * 43 + b"\n" + b"A" * 43 + b"\n"
+FIRST = b"age-encryption.org/v1\n"
+
+
+def opened_both_ways(sealed: bytes) -> list[str]:
+    said = []
+    with pytest.raises(SealError) as caught:
+        envelope.open_bytes(sealed, [IDENTITY], limit=1 << 26)
+    said.append(str(caught.value))
+    source = io.BytesIO(sealed)
+    with pytest.raises(SealError) as caught:
+        envelope.open_sealed(source, io.BytesIO(), [IDENTITY], limit=1 << 26)
+    assert source.tell() <= 2 * 65536 or len(sealed) < 4 * 65536, "read on behind a header nobody writes"
+    return [*said, str(caught.value)]
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("more", [STANZA * 200_000, b"-> grease " + b"x" * 10_000_000 + b"\n\n"])
+def test_a_header_without_end_costs_nothing(more):
+    """age reads the header again for each stanza: two megabytes of them took it a minute."""
+    sealed = envelope.seal_bytes(b"x", [RECIPIENT])
+    for said in opened_both_ways(sealed.replace(FIRST, FIRST + more, 1)):
+        assert "header" in said
+
+
+def test_many_recipients_still_open():
+    sealed = envelope.seal_bytes(b"x", [RECIPIENT] * 200)
+    assert envelope.open_bytes(sealed, [IDENTITY], limit=1) == b"x"
+
+
+@pytest.mark.timeout(10)
+def test_a_passphrase_of_any_work_factor_is_never_tried():
+    scrypt = (
+        FIRST + b"-> scrypt " + b"A" * 22 + b" 63\n" + b"A" * 43 + b"\n--- " + b"A" * 43 + b"\n" + bytes(64)
+    )
+    assert opened_both_ways(scrypt) == ["this is sealed for somebody else"] * 2
+
+
+def test_an_armored_file_is_a_second_spelling():
+    armored = pyrage.encrypt(b"x", [pyrage.x25519.Recipient.from_str(RECIPIENT)], armored=True)
+    assert opened_both_ways(armored) == ["this is not an age file"] * 2

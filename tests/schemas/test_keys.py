@@ -1,5 +1,6 @@
 """Keys as text."""
 
+import base64
 import shutil
 import subprocess
 
@@ -66,7 +67,14 @@ def test_only_our_error_comes_out(text):
             parse(text)
 
 
-@pytest.mark.parametrize("pem", [b"", b"x", keys.private_pem(KEY)[:-40]])
+def unknown_cipher() -> bytes:
+    """`none` stands twice at the front of a key file: cipher and key derivation."""
+    lines = keys.private_pem(KEY).splitlines()
+    blob = base64.b64decode(b"".join(lines[1:-1])).replace(b"none", b"nine", 1)
+    return b"\n".join([lines[0], base64.b64encode(blob), lines[-1], b""])
+
+
+@pytest.mark.parametrize("pem", [b"", b"x", keys.private_pem(KEY)[:-40], unknown_cipher()])
 def test_what_is_no_private_key_is_refused(pem):
     with pytest.raises(FormatError):
         keys.load_private(pem)

@@ -76,6 +76,7 @@ WRONG = {
     "an unknown encoding": [row(encoding="rot13")],
     "a negative size": [row(object_bytes=-1)],
     "a size beyond the format": [row(object_bytes=1 << 40)],
+    "a size to unfold to beyond the format": [row(dicom_bytes=1 << 40)],
     "a long text": [row(menu="x" * 2000)],
     "a large seal": [row(sealed_identity=b"x" * 9000)],
     "too many tokens": [row(patient_id_tokens=["1" + "A" * 26] * 100)],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 
 import pytest
 from hypothesis import given
@@ -145,3 +146,12 @@ def test_only_our_error_comes_out(junk, kind, data):
 
 def test_a_password_is_not_in_the_repr():
     assert "pässwörd" not in repr(messages.SearchRequest(**SAMPLES[messages.SearchRequest]))
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"{},", b'"ab",', b"[", b'{"a":', b"1.5,"])
+def test_what_unfolds_to_gigabytes_is_refused_before_it_is_parsed(piece):
+    data = b"[" + piece * (messages.MAX_BYTES // len(piece) - 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FormatError, match="parts"):
+        messages.parse(data)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024, "kilobytes"

@@ -4,6 +4,7 @@ import hashlib
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -151,3 +152,38 @@ def test_a_billion_rows_or_fewer_than_none_are_refused_by_the_footer(rows_said):
     with pytest.raises(FormatError, match="rows"):
         parquet_pages.check(data, LIMITS, len(columns.COLUMNS))
     assert refused(data)
+
+
+# -- what two readers of the Thrift protocol would understand differently --------------------------
+
+
+def with_footer(change: Callable[[bytes], bytes]) -> bytes:
+    footer = change(GOOD[-8 - FOOTER : -8])
+    return GOOD[: -8 - FOOTER] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+ROWS = b"\x16\x04\x19"  # field 3 of the footer, i64: 2 rows; then field 4
+
+
+@pytest.mark.parametrize(
+    ("what", "put"),
+    [
+        ("a field that stands twice", b"\x16\x04\x06\x06\x04\x19"),
+        ("a number that is 3 in 16 bits", b"\x16\x04\x06\x86\x80\x08\x04\x19"),
+        ("rows as i32", b"\x15\x04\x19"),
+        ("rows as true", b"\x11\x19"),
+        ("a negative number", b"\x16\x04\x06\x01\x04\x19"),
+    ],
+)  # fmt: skip
+def test_a_footer_with_two_meanings_is_refused(what, put):
+    data = with_footer(lambda footer: footer.replace(ROWS, put))
+    with pytest.raises(FormatError):
+        parquet_pages.check(data, LIMITS, len(columns.COLUMNS))
+    assert refused(data), what
+
+
+def test_the_decoder_is_asked_where_it_will_read(monkeypatch):
+    real = parquet_pages.check
+    monkeypatch.setattr(parquet_pages, "check", lambda *given: real(*given)[:-1])
+    with pytest.raises(FormatError, match="two ways"):
+        manifest.from_parquet(GOOD, facility="clinic-a")
