@@ -12,7 +12,7 @@ import pytest
 
 from facility_sync.identity import backup, domain_files, domains
 from facility_sync.identity.domain_format import to_bytes
-from schemas.errors import FormatError, SealError
+from schemas.errors import FormatError, SealError, SettingsError
 from tests.kit.domains import domain, parts
 from tests.kit.images import image
 from tests.kit.site import call
@@ -117,6 +117,8 @@ def test_who_may_join_leave_and_rotate_what(fsync, tmp_path):
     fsync("domain", "join", "region")
     assert f'"{OTHER.id}"' in (home / "settings.toml").read_text()
     (home / "domains" / f"{OTHER.id}.domain").unlink()
+    with pytest.raises(SettingsError, match=OTHER.id):
+        domain_files.load(home / "domains").sealing([OTHER.id])
     fsync("domain", "leave", OTHER.id)  # even when its file is lost
     assert OTHER.id not in (home / "settings.toml").read_text()
 
