@@ -119,9 +119,7 @@ class Round:
     def _work(self) -> None:
         keyring = domain_files.load(self.home.domains)
         settings = self.home.settings
-        domain_files.escrow_certificate(
-            settings.escrow_certificate
-        )  # a bad one stops before anything is read
+        domain_files.escrow_certificate(settings.escrow_certificate)  # a bad one stops the round
         context = pack.Context(
             facility=settings.facility,
             domains=keyring.sealing(settings.consortia),
