@@ -3,7 +3,8 @@
 Guarantees: a password is kept only as Argon2id (RFC 9106 section 4, second recommended option: 3 passes,
 64 MiB, 4 lanes) in PHC text; an unknown user, an account of another facility and a wrong password cost
 the same work and give the same answer. A right password is remembered for a few minutes in this process, as a
-keyed digest bound to the stored hash, so that the parts of one fetch do not each pay for it.
+keyed digest bound to the stored hash, so that the parts of one fetch do not each pay for it. Whoever guesses
+waits longer and longer (`central_store.guesses`), and that too is the same for every name.
 
 Leaves to others: where a password comes from (`central_store.cli`), what an account may see
 (`central_store.access`).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import secrets
 import unicodedata
 from collections.abc import Callable
@@ -21,14 +23,17 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from central_store import facilities
+from central_store import facilities, guesses
 from central_store.layout import Layout
+from central_store.replies import Refused
 from central_store.secret_files import read_secret
 from schemas import names
 from schemas.errors import AccessDenied, FormatError, SettingsError
 from schemas.messages import canonical
 from schemas.names import FacilityName, UserName
 from schemas.transit import durable
+
+log = logging.getLogger("central_store")
 
 ITERATIONS, MEMORY_KIB, LANES, LENGTH, SALT = 3, 64 * 1024, 4, 32, 16
 GOOD_LENGTH = 8
@@ -75,6 +80,7 @@ def add(layout: Layout, user: UserName, facility: FacilityName, password: str) -
     data = canonical(account._asdict() | {"type": "account", "version": 1})
     durable.make_dirs(layout.account(facility, user).parent)
     durable.publish(layout.account(facility, user), data, mode=0o600, replace=True)
+    guesses.forget(layout, facility, user)
     return account
 
 
@@ -130,18 +136,41 @@ class Doorman:
         self._key = secrets.token_bytes(32)
         self._known: dict[bytes, float] = {}
 
-    def check(self, facility: FacilityName, user: UserName, password: str) -> None:
-        """Return if the account is this facility's and the password fits; raises `AccessDenied`."""
+    def check(self, facility: FacilityName, user: UserName, password: str, now: float) -> None:
+        """Return if the account is this facility's and the password fits.
+
+        Args:
+            facility: whose shelf the request lay on.
+            user: as the request names it.
+            password: as it was typed.
+            now: seconds since 1970.
+
+        Raises:
+            AccessDenied: it does not fit, or there is no such account.
+            Refused: too many did not fit; nothing was checked.
+        """
         account = load(self._layout, facility, user)
         phc = _NOBODY if account is None else account.phc
-        text, now = _bytes(password), self._clock()
+        text, clock = _bytes(password), self._clock()
         mark = hmac.digest(self._key, b"\0".join((phc.encode(), user.encode(), text)), "sha256")
-        if self._known.get(mark, 0.0) > now:
+        if self._known.get(mark, 0.0) > clock:
             return
+        known = guesses.load(self._layout, facility)
+        if (left := guesses.wait(known, user, now)) > 0:
+            raise Refused("throttled", f"too many wrong passwords: try again in {left + 1:.0f} seconds")
         try:
             Argon2id.verify_phc_encoded(text, phc)
         except InvalidKey:
+            known = guesses.after_failure(known, user, now)
+            guesses.keep(self._layout, facility, known)
+            name, left = "(unknown)" if account is None else user, guesses.wait(known, user, now)
+            log.warning(
+                "wrong password facility=%s user=%s failures=%d wait=%d",
+                facility, name, known[user].failures, left,
+            )  # fmt: skip
             raise AccessDenied("the user name or the password is wrong") from None
+        if user in known:
+            guesses.forget(self._layout, facility, user)
         if len(self._known) >= _REMEMBER_MOST:
             self._known.clear()
-        self._known[mark] = now + REMEMBER_SECONDS
+        self._known[mark] = clock + REMEMBER_SECONDS

@@ -18,6 +18,7 @@ may open it (DuckDB's own rule); `central_store.lock` keeps it so.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from central_store import batches
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.packs import Place
+from central_store.replies import Refused
 from central_store.settings import Settings
 from schemas import columns, manifest, names, ustar
 from schemas.container import TABLE
@@ -239,20 +241,31 @@ class Catalog:
 
     # -- reading ---------------------------------------------------------------------------------
 
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        timer = threading.Timer(self._settings.search_seconds, self._connection.interrupt)
+        timer.start()
+        try:
+            with _translated():
+                yield
+        finally:
+            timer.cancel()
+            timer.join()  # it must not end somebody else's query
+
     def table(self, sql: str, parameters: Mapping[str, Any]) -> pa.Table:
-        """The rows of a query as an Arrow table."""
-        with _translated():
+        """The rows of a query as an Arrow table; raises `Refused` when it takes too long."""
+        with self._limited():
             return self._connection.sql(sql, params=dict(parameters)).to_arrow_table()
 
     def row(self, sql: str, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The one row of a query."""
-        with _translated():
+        """The one row of a query; raises `Refused` when it takes too long."""
+        with self._limited():
             found: tuple[Any, ...] = self._connection.execute(sql, dict(parameters)).fetchall()[0]
         return found
 
     def held(self, facility: FacilityName, digests: Sequence[str]) -> dict[str, BatchId]:
         """Which of these source digests a facility has stored, and in which batch."""
-        with _translated():
+        with self._limited():
             rows = self._connection.execute(_HELD, {"wanted": list(digests), "facility": facility}).fetchall()
         return {digest: names.batch_id(batch) for digest, batch in rows}
 
@@ -264,7 +277,7 @@ class Catalog:
     def places(self, objects: Iterable[ObjectId], owners: Sequence[FacilityName]) -> list[Place]:
         """Where these objects lie, as far as `owners` stored them; in the order asked for."""
         wanted = list(dict.fromkeys(objects))
-        with _translated():
+        with self._limited():
             rows = self._connection.execute(_PLACES, {"wanted": wanted, "owners": list(owners)}).fetchall()
         found = {name: Place(names.object_id(name), names.batch_id(at[0]), *at[1:]) for name, at in rows}
         return [found[name] for name in wanted if name in found]
@@ -299,6 +312,8 @@ def drop(layout: Layout) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except duckdb.InterruptException:
+        raise Refused("too-slow", "the search took longer than this store allows: narrow it") from None
     except duckdb.Error as error:
         # DuckDB's text may quote a value of a row: the first words of its class are enough for an operator.
         raise CatalogError(f"the catalog failed ({type(error).__name__})") from error

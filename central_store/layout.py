@@ -5,6 +5,7 @@
     keys/                                  host_key  signing_key  age_identity, mode 0600
     facilities/<name>.json                 enrolled cards; former/ keeps replaced ones
     accounts/<facility>/<user>.json        password hashes, mode 0600
+    guesses/<facility>.json                wrong passwords of late (`central_store.guesses`)
     grants/<owner>.<reader>.json           who may read whose rows
     objects/packs/<aa>/<batch-id>.tar      the batch as it came out of its seal      immutable
     manifests/<facility>/<batch-id>/       publishing this folder is the commit      immutable
@@ -80,6 +81,10 @@ class Layout:
     def account(self, facility: FacilityName, user: UserName) -> Path:
         """One account."""
         return self.accounts / facility / f"{user}.json"
+
+    def guesses(self, facility: FacilityName) -> Path:
+        """A facility's wrong passwords of late."""
+        return self.root / "guesses" / f"{facility}.json"
 
     @property
     def grants(self) -> Path:

@@ -25,6 +25,8 @@ from schemas.names import FacilityName
 MAX_ROWS = 50_000
 """Most rows in one answer, whatever its limit says; the rest is asked for with an offset."""
 
+_FEW = 16
+
 KEYS: dict[Level, tuple[str, ...]] = {
     "study": ("facility", "study_uid"),
     "series": ("facility", "study_uid", "series_uid"),
@@ -137,7 +139,12 @@ def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any]
         return _texts(name, key, values, parameters)
     parameters[key] = list(values)
     if column.search == "token":
-        return f"list_has_any({name}, ${key}::VARCHAR[])"
+        if len(values) <= _FEW:
+            return f"list_has_any({name}, ${key}::VARCHAR[])"  # compares each with each
+        return (
+            f"rowid IN (SELECT r FROM (SELECT rowid AS r, unnest({name}) AS t FROM instances) "  # noqa: S608
+            f"WHERE t IN (SELECT unnest(${key}::VARCHAR[])))"
+        )
     return f"{name} IN (SELECT unnest(${key}::VARCHAR[]))"
 
 

@@ -29,6 +29,8 @@ REASONS: dict[str, str] = {
     "manifest-mismatch": "Statement, manifest and objects do not say the same.",
     "crashed-reader": "Reading it ended the process that read it, twice.",
     "access-denied": "The user name or the password is wrong.",
+    "throttled": "Too many wrong passwords: wait, then try again.",
+    "too-slow": "The search took longer than this store allows: narrow it.",
     "too-large": "The answer would be larger than one answer may be: ask in smaller pieces.",
     "store-trouble": "The store could not answer; nothing is wrong with the request.",
 }

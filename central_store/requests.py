@@ -4,8 +4,9 @@ Order: opened for our key; signed by the facility whose shelf it lay on, speakin
 by its own id; for search and fetch the password, before anything else is looked at; then only rows of
 facilities the asker may see exist at all.
 
-Guarantees: a wrong password, an unknown user and a user of another facility get the same refusal; whatever
-the bytes, only `SyncError` comes out. Nothing of a request's conditions or password is logged.
+Guarantees: a wrong password, an unknown user and a user of another facility get the same refusal, and after
+several of them nothing is checked for a while; a search ends after `search_seconds`; whatever the bytes, only
+`SyncError` comes out. Nothing of a request's conditions or password is logged.
 
 Leaves to others: when (`central_store.service`), sealing many objects (`central_store.fetch`).
 """
@@ -64,7 +65,7 @@ class Counter:
             return None
         if not isinstance(request, (SearchRequest, FetchRequest)):
             raise FormatError("a container on the shelf of requests holds no request")
-        self._doorman.check(card.facility, request.user, request.password)
+        self._doorman.check(card.facility, request.user, request.password, now.timestamp())
         owners = access.visible(card.facility, grants.given(self._store.layout))
         if isinstance(request, SearchRequest):
             found, table = search.search(self._catalog, self._store.name, request, owners, now)

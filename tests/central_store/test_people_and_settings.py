@@ -134,23 +134,23 @@ def test_a_password_is_kept_as_argon2id_in_a_file_nobody_else_reads(place: Place
 def test_a_password_counts_in_any_composition_of_its_letters(place: Place) -> None:
     accounts.add(place.store.layout, USER, A, "gr\u00fcn-gr\u00fcn")
     doorman = Doorman(place.store.layout, lambda: 0.0)
-    doorman.check(A, USER, "gru\u0308n-gru\u0308n")
+    doorman.check(A, USER, "gru\u0308n-gru\u0308n", 0.0)
 
 
 def test_a_changed_password_counts_at_once_though_the_old_one_was_remembered(place: Place) -> None:
     now = [0.0]
     doorman = Doorman(place.store.layout, lambda: now[0])
-    doorman.check(A, USER, PASSWORD)
+    doorman.check(A, USER, PASSWORD, 0.0)
     started = time.process_time()
-    doorman.check(A, USER, PASSWORD)
+    doorman.check(A, USER, PASSWORD, 0.0)
     assert time.process_time() - started < 0.02, "remembered"
     accounts.add(place.store.layout, USER, A, "another password")
     with pytest.raises(AccessDenied):
-        doorman.check(A, USER, PASSWORD)
-    doorman.check(A, USER, "another password")
+        doorman.check(A, USER, PASSWORD, 0.0)
+    doorman.check(A, USER, "another password", 0.0)
     accounts.remove(place.store.layout, A, USER)
     with pytest.raises(AccessDenied):
-        doorman.check(A, USER, "another password")
+        doorman.check(A, USER, "another password", 0.0)
 
 
 def test_an_unknown_user_costs_what_a_wrong_password_costs(place: Place) -> None:
@@ -161,7 +161,7 @@ def test_an_unknown_user_costs_what_a_wrong_password_costs(place: Place) -> None
         for number in range(3):
             started = time.process_time()
             with pytest.raises(AccessDenied):
-                doorman.check(A, names.user_name(user), f"wrong {number}")
+                doorman.check(A, names.user_name(user), f"wrong {number}", 0.0)
             best = min(best, time.process_time() - started)
         return best
 
