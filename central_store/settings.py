@@ -20,9 +20,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from central_store.layout import FORMAT, Layout
 from central_store.secret_files import read_secret
 from schemas import keys, names
+from schemas.container import MAX_CONTENT
+from schemas.envelope import sealed_size
 from schemas.errors import FormatError, SettingsError
 from schemas.messages import StoreCard
 from schemas.transit import durable
+
+LARGEST_MIB = -(-sealed_size(MAX_CONTENT, 64 * 1024) // (1 << 20))
+"""The largest sealed batch there can be, in MiB."""
 
 
 def _key(doc: str, low: int = 1, high: int = 2**31, **default: Any) -> Any:
@@ -44,6 +49,27 @@ class Settings:
     answer_days: int = _key("Answers, receipts and refusals nobody fetched stay this many days.", default=14)
     quarantine_days: int = _key("What was refused stays in quarantine this many days.", default=30)
     part_hours: int = _key("An upload that stopped is removed after this many hours.", default=48)
+    sessions: int = _key("SFTP connections at once.", 1, 10_000, default=160)
+    facility_sessions: int = _key(
+        "SFTP sessions at once of one facility; a round has two.", 1, 10_000, default=8
+    )
+    waiting_logins: int = _key("SFTP connections at once that have not logged in yet.", 1, 10_000, default=64)
+    login_seconds: int = _key("Time from connecting to being logged in, in seconds.", 1, 600, default=20)
+    idle_seconds: int = _key("A silent SFTP session ends after this many seconds.", 1, 86_400, default=600)
+    packet_seconds: int = _key(
+        "A client that needs longer for one SFTP packet (256 KiB at most) is dropped, in seconds.",
+        1, 3600, default=60,
+    )  # fmt: skip
+    key_attempts: int = _key("Keys one SFTP connection may try.", 1, 100, default=6)
+    failed_logins: int = _key("Failed logins after which an address has to pause.", default=30)
+    pause_seconds: int = _key("How long such an address is refused, in seconds.", 1, 86_400, default=60)
+    open_files: int = _key("Files one SFTP session may have open.", 4, 10_000, default=64)
+    file_mib: int = _key("Largest file a facility may put on its shelf, in MiB.", default=LARGEST_MIB)
+    shelf_mib: int = _key(
+        "MiB that may wait on one facility's shelf; then it is told to come back later.", default=65_536
+    )
+    shelf_files: int = _key("Files that may wait on one facility's shelf.", default=20_000)
+    reserve_mib: int = _key("MiB of the shelves' disk that uploads leave free.", 0, default=512)
 
 
 @dataclass(frozen=True)

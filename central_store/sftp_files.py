@@ -4,7 +4,11 @@ Guarantees:
     * no path leaves the facility's folder: a path is at most a folder of ours and a name that
       `schemas.names` accepts, opened below an open folder, links never followed;
     * `in` takes writes to `<name>.part` and the rename of that to `<name>`, which is on the disk, name and
-      all, before the answer; `out` is read, listed and emptied;
+      all, before the answer; an upload that broke can be looked at by whoever goes on writing it; `out` is
+      read, listed and emptied;
+    * a file with a second name (a hard link) is neither opened nor published: its bytes may be somebody
+      else's;
+    * what waits in `in` stays within its quota (`central_store.sftp_quota`);
     * what a session renames is the very file it wrote, not one that another session put in its place.
 
 Failures are `OSError` (the session turns them into SFTP statuses) or `FormatError`.
@@ -21,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from central_store.sftp_quota import Meter, Quota
 from schemas.errors import FormatError
 from schemas.names import INBOUND, OUTBOUND, PART_SUFFIX, shelf_name
 from schemas.transit import durable
@@ -41,6 +46,11 @@ class Place:
     def part(self) -> bool:
         """Whether this is a file being written."""
         return self.name.endswith(PART_SUFFIX)
+
+    @property
+    def request(self) -> bool:
+        """Whether this is a request being written."""
+        return self.name.endswith(".request" + PART_SUFFIX)
 
     def path(self) -> bytes:
         """As the client sees it."""
@@ -89,12 +99,13 @@ class Files:
         root: the facility's folder; `in` and `out` are made if they are missing.
         max_handles: open handles at once.
         max_file: largest file, in bytes.
+        quota: what may wait in `in`.
 
     Raises:
         OSError: the folder cannot be used.
     """
 
-    def __init__(self, root: Path, *, max_handles: int, max_file: int) -> None:
+    def __init__(self, root: Path, *, max_handles: int, max_file: int, quota: Quota) -> None:
         self._max_handles, self._max_file = max_handles, max_file
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         for folder in FOLDERS:
@@ -104,6 +115,7 @@ class Files:
             self._folders = {folder: os.open(folder, flags, dir_fd=below) for folder in FOLDERS}
         finally:
             os.close(below)
+        self._meter = Meter(self._folders["in"], quota)
         self._handles: dict[bytes, Handle] = {}
         self._issued = 0
         self._written: dict[str, int] = {}  # kept open, so that no other file can get the same inode number
@@ -115,19 +127,23 @@ class Files:
         where = self._file(path)
         if where.folder == "out" and flags == p.FLAG_READ:
             descriptor = os.open(where.name, os.O_RDONLY | _ACCEPT, dir_fd=self._folders["out"])
+        elif where.part and flags == p.FLAG_READ | p.FLAG_WRITE:  # an upload that is gone on with
+            descriptor = os.open(where.name, os.O_RDWR | _ACCEPT, dir_fd=self._folders["in"])
         elif where.part and flags & p.FLAG_WRITE and not flags & (p.FLAG_READ | p.FLAG_APPEND):
             mode = os.O_WRONLY | _ACCEPT
             mode |= os.O_CREAT if flags & p.FLAG_CREATE else 0
-            mode |= os.O_TRUNC if flags & p.FLAG_TRUNCATE else 0
             mode |= os.O_EXCL if flags & p.FLAG_EXCLUSIVE else 0
+            self._meter.begin(request=where.request)
             descriptor = os.open(where.name, mode, 0o600, dir_fd=self._folders["in"])
         else:
             raise PermissionError(errno.EACCES, "files are written as .part in `in` and read in `out`")
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             os.close(descriptor)
-            raise PermissionError(errno.EACCES, "only files can be opened")
+            raise PermissionError(errno.EACCES, "only files with one name can be opened")
         handle = self._issue(Handle(descriptor, where))
+        if flags & p.FLAG_TRUNCATE:  # not with open(2): first it had to be looked at
+            os.ftruncate(descriptor, 0)
         if where.folder == "in":
             self._forget(where.name)
             if len(self._written) >= self._max_handles:
@@ -169,13 +185,15 @@ class Files:
 
     def read(self, handle: bytes, offset: int, length: int) -> bytes:
         """Up to `length` bytes; empty at the end."""
-        return os.pread(self._file_handle(handle, "out").descriptor, min(length, p.MAX_DATA), offset)
+        return os.pread(self._file_handle(handle).descriptor, min(length, p.MAX_DATA), offset)
 
     def write(self, handle: bytes, offset: int, data: memoryview) -> None:
         """Write all of `data`; a short write of the system is gone on with, not overlooked."""
-        descriptor = self._file_handle(handle, "in").descriptor
+        found = self._file_handle(handle, "in")
+        descriptor = found.descriptor
         if offset + len(data) > self._max_file:
             raise OSError(errno.EFBIG, "the file is larger than allowed")
+        self._meter.grow(len(data), request=found.place.request)
         while data:
             written = os.pwrite(descriptor, data, offset)
             if written == 0:
@@ -219,6 +237,8 @@ class Files:
             raise PermissionError(errno.EACCES, "only a .part in `in` can be renamed, to its final name")
         folder = self._folders["in"]
         there = os.stat(src.name, dir_fd=folder, follow_symlinks=False)
+        if there.st_nlink != 1:
+            raise PermissionError(errno.EACCES, "this file has another name elsewhere")
         if src.name in self._written and not os.path.samestat(there, os.fstat(self._written[src.name])):
             raise OSError(errno.ESTALE, "another session has begun this file again")
         if any(handle.place == src for handle in self._handles.values()):
@@ -274,9 +294,9 @@ class Files:
             raise OSError(errno.EBADF, "no such handle")
         return found
 
-    def _file_handle(self, handle: bytes, folder: str) -> Handle:
+    def _file_handle(self, handle: bytes, folder: str = "") -> Handle:
         found = self._handle(handle)
-        if found.listing is not None or found.place.folder != folder:
+        if found.listing is not None or folder not in ("", found.place.folder):
             raise PermissionError(errno.EACCES, "this handle was opened for something else")
         return found
 

@@ -1,8 +1,9 @@
 """Who may log in over SFTP: a facility with the key it was enrolled with, for sftp and nothing else.
 
 Guarantees: only public keys, only Ed25519; the caller's `shelf_of` is asked at each login, so that a new
-enrolment, or the end of one, counts at once; one line in the log for each login and each refusal. Shells,
-commands, forwarding and every other request are refused (paramiko's default answers are no).
+enrolment, or the end of one, counts at once; one line in the log for each login and each refusal; a facility
+has as many sessions as `admit` allows. Shells, commands, forwarding and every other request are refused
+(paramiko's default answers are no).
 """
 
 from __future__ import annotations
@@ -33,10 +34,22 @@ class Login(paramiko.ServerInterface):  # type: ignore[misc] # paramiko has no t
         peer: address of the other side, for the log.
         transport: closed after too many attempts.
         attempts: keys that may be tried.
+        admit: asked once with the facility's name whether it may have one more session.
+        failed: told of each refused key.
     """
 
-    def __init__(self, shelf_of: ShelfOf, peer: str, transport: paramiko.Transport, attempts: int) -> None:
+    def __init__(
+        self,
+        shelf_of: ShelfOf,
+        peer: str,
+        transport: paramiko.Transport,
+        attempts: int,
+        admit: Callable[[str], bool],
+        failed: Callable[[], None],
+    ) -> None:
         self._shelf_of, self._peer, self._transport, self._left = shelf_of, peer, transport, attempts
+        self._admit, self._failed = admit, failed
+        self._admitted = False
         self._who = ("", "")
         self.folder: Path | None = None
         self.channel: paramiko.Channel | None = None
@@ -60,6 +73,7 @@ class Login(paramiko.ServerInterface):  # type: ignore[misc] # paramiko has no t
         if self.folder is not None:
             return int(paramiko.AUTH_SUCCESSFUL)
         self._left -= 1
+        self._failed()
         log.warning("refused facility=%s key=%s from=%s", *self._described(), self._peer)
         if self._left <= 0:
             self._transport.close()
@@ -67,9 +81,13 @@ class Login(paramiko.ServerInterface):  # type: ignore[misc] # paramiko has no t
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         """One session channel for each connection."""
-        if kind == "session" and self.channel is None and chanid == 0:
+        if kind != "session" or self._admitted or chanid != 0 or self.folder is None:
+            return int(paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
+        self._admitted = self._admit(self._who[0])
+        if self._admitted:
             return int(paramiko.OPEN_SUCCEEDED)
-        return int(paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
+        log.warning("refused: too many sessions, facility=%s from=%s", self._who[0], self._peer)
+        return int(paramiko.OPEN_FAILED_RESOURCE_SHORTAGE)
 
     def check_channel_subsystem_request(self, channel: paramiko.Channel, name: str) -> bool:
         """Sftp, once."""

@@ -10,17 +10,19 @@ Leaves to others: SFTP (`central_store.sftp_server`).
 from __future__ import annotations
 
 import functools
+import typing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from central_store import facilities, logs
 from central_store.layout import Layout
-from central_store.settings import open_store
-from schemas.container import MAX_CONTENT
-from schemas.envelope import sealed_size
+from central_store.settings import Settings, open_store
 from schemas.names import facility_name
 
-_LARGEST = sealed_size(MAX_CONTENT, 64 * 1024)
+if typing.TYPE_CHECKING:  # paramiko is for this process, not for the one that starts it
+    from central_store.sftp_server import Limits
+
+_MIB = 1 << 20
 
 
 def shelf_of(layout: Layout, user: str, key: str) -> Path | None:
@@ -29,6 +31,28 @@ def shelf_of(layout: Layout, user: str, key: str) -> Path | None:
     if card is None or card.ssh_key != key:
         return None
     return layout.shelves / card.facility
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the operator allows."""
+    from central_store.sftp_server import Limits
+
+    return Limits(
+        sessions=settings.sessions,
+        facility_sessions=settings.facility_sessions,
+        waiting=settings.waiting_logins,
+        login_seconds=settings.login_seconds,
+        idle_seconds=settings.idle_seconds,
+        packet_seconds=settings.packet_seconds,
+        attempts=settings.key_attempts,
+        failed_logins=settings.failed_logins,
+        pause_seconds=settings.pause_seconds,
+        handles=settings.open_files,
+        file_bytes=settings.file_mib * _MIB,
+        shelf_bytes=settings.shelf_mib * _MIB,
+        shelf_files=settings.shelf_files,
+        reserve_bytes=settings.reserve_mib * _MIB,
+    )
 
 
 class _Closed:
@@ -55,7 +79,7 @@ def run(root: Path, address: tuple[str, int], pipe: Connection, level: int) -> N
             shelf_of=functools.partial(shelf_of, store.layout),
             ready=pipe.send,
             stop=_Closed(pipe),
-            limits=sftp_server.Limits(file_bytes=_LARGEST),
+            limits=limits_of(store.settings),
         )
     except BrokenPipeError:
         return  # the service is gone: nobody to serve for

@@ -1,8 +1,12 @@
 """The store's own SFTP server: one command, nothing to configure, one process for each connection.
 
 Guarantees: a facility sees its own `in` and `out` as the whole file system; a connection that misbehaves
-costs at most its own process, which has limits on time, handles and memory; when the server is told to
-stop, or dies, no process of it stays behind.
+costs at most its own process, which has limits on time, handles and memory; one facility cannot take the
+sessions of the others, nor fill their disk; an address that fails to log in again and again has to pause;
+when the server is told to stop, or dies, no process of it stays behind.
+
+What counts over connections is counted in the parent. A child tells it through a socket of packets: `-` a
+login failed, `+NAME` that facility wants a session (answered `y` or `n`), and its end.
 
 The parent accepts, and forks before any thread exists in it (`serve` refuses to start otherwise): a child
 needs no import and is there in milliseconds, and OpenSSL and paramiko start fresh in it. Connections do
@@ -32,8 +36,10 @@ from typing import NoReturn, Protocol
 import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from central_store.sftp_addresses import Addresses
 from central_store.sftp_files import Files
 from central_store.sftp_login import Login, ShelfOf, log
+from central_store.sftp_quota import Quota
 from central_store.sftp_session import Session
 from schemas.errors import FormatError
 from schemas.transit.dial import paramiko_key, prefer, set_socket
@@ -42,6 +48,7 @@ WINDOW = 16 * 1024 * 1024
 """Bytes a client may send ahead: 125 MB/s at a round trip of 130 ms."""
 SSH_PACKET = 256 * 1024
 _LOOK = 0.25  # seconds between looks at `stop`
+_WORDS = 256  # bytes: the longest thing a child says to the parent
 _GRACE = 5.0  # seconds children have to end before they are killed
 
 
@@ -49,20 +56,34 @@ _GRACE = 5.0  # seconds children have to end before they are killed
 class Limits:
     """What the server allows."""
 
-    sessions: int = 64
+    sessions: int = 160
     """Connections at once."""
-    waiting: int = 16
+    facility_sessions: int = 8
+    """Sessions at once of one facility."""
+    waiting: int = 64
     """Connections at once that have not logged in yet."""
     login_seconds: int = 20
     """Time from connecting to sftp."""
     idle_seconds: float = 600
     """Silence after which a session ends."""
+    packet_seconds: float = 60
+    """Time one SFTP packet may take: 256 KiB at most, so slower than 4 KiB/s is too slow."""
     attempts: int = 6
     """Keys a connection may try."""
+    failed_logins: int = 30
+    """Failed logins after which an address has to pause."""
+    pause_seconds: float = 60
+    """How long."""
     handles: int = 64
     """Open files of a session."""
     file_bytes: int = 320 * 1024 * 1024
     """Largest file: a sealed batch is 256 MiB and a little."""
+    shelf_bytes: int = 64 * 1024 * 1024 * 1024
+    """Bytes that may wait on one facility's shelf."""
+    shelf_files: int = 20_000
+    """Files that may wait there."""
+    reserve_bytes: int = 0
+    """Bytes of the disk that uploads leave free."""
     memory_bytes: int = 256 * 1024 * 1024
     """What the process of a connection may allocate."""
 
@@ -78,8 +99,8 @@ class Stop(Protocol):
 class _Child:
     pid: int
     peer: str
-    alive: int  # read end of a pipe: one byte says logged in, its end says gone
-    waiting: bool = True
+    line: socket.socket
+    facility: str = ""  # empty: not logged in yet
 
 
 def serve(
@@ -112,6 +133,7 @@ def serve(
         raise RuntimeError("the server forks: call it from a process without other threads")
     key = paramiko_key(host_key)
     children: dict[int, _Child] = {}
+    addresses = Addresses(limits.failed_logins, limits.pause_seconds)
     with _listen(host, port) as listener, _signals() as woken, selectors.DefaultSelector() as selector:
         gc.collect()
         gc.freeze()  # children do not copy pages just to count references
@@ -123,17 +145,17 @@ def serve(
                 events = {selected.fd for selected, _ in selector.select(_LOOK)}
                 if woken in events:
                     return
-                for alive in events & children.keys():  # before new ones: they may make room
-                    _hear(children, alive, selector)
+                for number in events & children.keys():  # before new ones: they may make room
+                    _hear(children, number, selector, addresses, limits)
                 if listener.fileno() not in events:
                     continue
                 with suppress(OSError):  # the client was gone before it was accepted
                     sock, address = listener.accept()
                     with sock:
-                        if _room(children, limits, address[0]):
+                        if _room(children, addresses, limits, address[0]):
                             child = _fork(listener, sock, address[0], key, shelf_of, limits)
-                            children[child.alive] = child
-                            selector.register(child.alive, selectors.EVENT_READ)
+                            children[child.line.fileno()] = child
+                            selector.register(child.line, selectors.EVENT_READ)
         finally:
             listener.close()
             _end(children)
@@ -168,29 +190,49 @@ def _signals() -> Iterator[int]:
         os.close(writer)
 
 
-def _room(children: dict[int, _Child], limits: Limits, peer: str) -> bool:
-    waiting = sum(child.waiting for child in children.values())
+def _room(children: dict[int, _Child], addresses: Addresses, limits: Limits, peer: str) -> bool:
+    if addresses.pausing(peer, time.monotonic()):  # said once, when the pause began
+        return False
+    waiting = sum(not child.facility for child in children.values())
     if len(children) < limits.sessions and waiting < limits.waiting:
         return True
     log.warning("refused: too many connections, from=%s", peer)
     return False
 
 
-def _hear(children: dict[int, _Child], alive: int, selector: selectors.BaseSelector) -> None:
-    """A child logged in, or ended."""
-    if os.read(alive, 1):
-        children[alive].waiting = False
+def _hear(
+    children: dict[int, _Child],
+    number: int,
+    selector: selectors.BaseSelector,
+    addresses: Addresses,
+    limits: Limits,
+) -> None:
+    """A child failed to log in, asks for a session, or ended."""
+    child = children[number]
+    said = b""
+    with suppress(ConnectionResetError):
+        said = child.line.recv(_WORDS)
+    if said.startswith(b"+"):
+        facility = said[1:].decode("ascii")
+        have = sum(other.facility == facility for other in children.values())
+        if have < limits.facility_sessions:
+            child.facility = facility
+        with suppress(OSError):  # it is gone: its end comes next
+            child.line.send(b"y" if child.facility else b"n")
         return
-    selector.unregister(alive)
-    os.close(alive)
-    child = children.pop(alive)
-    _, status = os.waitpid(child.pid, 0)
-    if os.WIFSIGNALED(status):
-        late = os.WTERMSIG(status) == signal.SIGALRM
-        log.warning(
-            "refused: the login took too long, from=%s" if late else "a session ended badly, from=%s",
-            child.peer,
-        )
+    late = False
+    if not said:
+        selector.unregister(child.line)
+        child.line.close()
+        del children[number]
+        _, status = os.waitpid(child.pid, 0)
+        late = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
+        if late:
+            log.warning("refused: the login took too long, from=%s", child.peer)
+        elif os.WIFSIGNALED(status):
+            log.warning("a session ended badly, from=%s", child.peer)
+    if (said or late) and addresses.failed(child.peer, time.monotonic()):
+        log.warning("pausing: too many failed logins, from=%s", child.peer)
 
 
 def _end(children: dict[int, _Child]) -> None:
@@ -205,7 +247,7 @@ def _end(children: dict[int, _Child]) -> None:
                 os.waitpid(child.pid, 0)
                 break
             time.sleep(0.01)
-        os.close(child.alive)
+        child.line.close()
 
 
 def _fork(
@@ -216,19 +258,20 @@ def _fork(
     shelf_of: ShelfOf,
     limits: Limits,
 ) -> _Child:
-    parent, (reader, writer) = os.getpid(), os.pipe2(os.O_CLOEXEC)
+    parent, (ours, theirs) = os.getpid(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         pid = os.fork()
     except OSError:
-        os.close(reader)
-        os.close(writer)
+        ours.close()
+        theirs.close()
         log.error("refused: no more processes, from=%s", peer)
         raise
     if pid == 0:
         listener.close()  # the address must be free again as soon as the parent is gone
-        _child(sock, peer, key, shelf_of, limits, parent, writer)
-    os.close(writer)
-    return _Child(pid, peer, reader)
+        ours.close()
+        _child(sock, peer, key, shelf_of, limits, parent, theirs)
+    theirs.close()
+    return _Child(pid, peer, ours)
 
 
 # -- the child -------------------------------------------------------------------------------------
@@ -241,7 +284,7 @@ def _child(
     shelf_of: ShelfOf,
     limits: Limits,
     parent: int,
-    alive: int,
+    line: socket.socket,
 ) -> NoReturn:
     code = 1
     try:
@@ -252,7 +295,7 @@ def _child(
         logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what matters has a line of its own
         _bound_memory(limits.memory_bytes)
         set_socket(sock, limits.idle_seconds)
-        _session(sock, peer, key, shelf_of, limits, parent, alive)
+        _session(sock, peer, key, shelf_of, limits, parent, line)
         code = 0
     except (FormatError, OSError, EOFError, paramiko.SSHException, MemoryError) as error:
         log.info("a session broke: %s, from=%s", type(error).__name__, peer)
@@ -269,25 +312,37 @@ def _session(
     shelf_of: ShelfOf,
     limits: Limits,
     parent: int,
-    alive: int,
+    line: socket.socket,
 ) -> None:
+    def admit(facility: str) -> bool:
+        line.send(b"+" + facility.encode("ascii"))
+        return line.recv(1) == b"y"
+
+    def failed() -> None:
+        line.send(b"-")
+
     transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=SSH_PACKET)
     transport.local_version = "SSH-2.0-fstore"
     transport.add_server_key(key)
     prefer(transport)
-    login = Login(shelf_of, peer, transport, limits.attempts)
+    login = Login(shelf_of, peer, transport, limits.attempts, admit, failed)
     transport.start_server(event=threading.Event(), server=login)
     while not login.decided.wait(0.5):
         if not transport.is_active():
             return
     signal.alarm(0)
-    os.write(alive, b"+")
     folder, channel = login.folder, login.channel
     if not isinstance(folder, Path) or channel is None:
         return
-    files = Files(folder, max_handles=limits.handles, max_file=limits.file_bytes)
+    quota = Quota(limits.shelf_bytes, limits.shelf_files, limits.reserve_bytes)
+    files = Files(folder, max_handles=limits.handles, max_file=limits.file_bytes, quota=quota)
     session = Session(files, limits.handles)
-    session.converse(channel, idle=limits.idle_seconds, wanted=lambda: os.getppid() == parent)
+    session.converse(
+        channel,
+        idle=limits.idle_seconds,
+        packet=limits.packet_seconds,
+        wanted=lambda: os.getppid() == parent,
+    )
     channel.close()
     transport.close()
 

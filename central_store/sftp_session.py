@@ -1,7 +1,8 @@
 """One SFTP conversation on the server's side: requests in, answers out, in bulk.
 
 Guarantees: every request is answered, in order; an answer says success only when the thing was done;
-what is malformed ends the conversation, what is not allowed gets a status. Many packets are read per
+what is malformed ends the conversation, what is not allowed gets a status, and a client that is silent, or
+takes too long over one packet, is left. Many packets are read per
 wake-up and their answers sent together: that, and large requests, is where the speed comes from.
 
 Leaves to others: which files (`central_store.sftp_files`), the SSH channel (`central_store.sftp_server`).
@@ -9,6 +10,7 @@ Leaves to others: which files (`central_store.sftp_files`), the SSH channel (`ce
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from itertools import islice
 from time import monotonic
@@ -21,6 +23,7 @@ from schemas.transit.pump import Channel, send_all
 _GULP = 4 * 1024 * 1024
 _FLUSH = 1024 * 1024
 _NAMES_PER_ANSWER = 200
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TICK = 2.0  # seconds between looks at whether anyone still wants this conversation
 
 EXTENSIONS = ((p.POSIX_RENAME, b"1"), (p.FSYNC, b"1"), (p.LIMITS, b"1"))
@@ -45,16 +48,26 @@ class Session:
             p.RENAME: self._rename, p.EXTENDED: self._extended,
         }  # fmt: skip
 
-    def converse(self, channel: Channel, *, idle: float, wanted: Callable[[], bool]) -> None:
-        """Answer until the client leaves, is silent for `idle` seconds, or `wanted` says no.
+    def converse(self, channel: Channel, *, idle: float, packet: float, wanted: Callable[[], bool]) -> None:
+        """Answer until the client leaves or `wanted` says no.
+
+        Args:
+            channel: open.
+            idle: seconds of silence after which the client is left.
+            packet: seconds it may take to send one packet, or to take one piece of the answers.
+            wanted: looked at every few seconds.
 
         Raises:
             FormatError: the client does not speak SFTP version 3.
+            TimeoutError: it is too slow.
             OSError: the connection broke.
         """
         splitter, heard = p.Splitter(), monotonic()
+        begun = heard  # when the packet that is not whole yet began
         while wanted():
-            channel.settimeout(_TICK)
+            channel.settimeout(min(_TICK, idle, packet))
+            if splitter.partial and monotonic() - begun > packet:
+                raise TimeoutError("one packet takes too long")
             try:
                 data = channel.recv(_GULP)
             except TimeoutError:
@@ -63,9 +76,12 @@ class Session:
                 continue
             if not data:
                 return
-            channel.settimeout(idle)
+            if not splitter.partial:
+                begun = monotonic()
+            channel.settimeout(packet)
             answers, held = [], 0
             for view in splitter.feed(data):
+                begun = monotonic()
                 answer = self.answer(view)
                 answers.append(answer)
                 held += len(answer)
@@ -95,8 +111,9 @@ class Session:
             return _status(number, p.NO_SUCH_FILE)
         except PermissionError:
             return _status(number, p.PERMISSION_DENIED)
-        except OSError:
-            return _status(number, p.FAILURE)
+        except OSError as error:
+            full = error.errno in _NO_ROOM
+            return _status(number, p.FAILURE, p.SHELF_FULL if full else b"failure")
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -165,8 +182,8 @@ class Session:
         return _status(number, p.OK)
 
 
-def _status(number: int, code: int) -> bytes:
-    text = p.STATUS_TEXT.get(code, "failure").encode("ascii")
+def _status(number: int, code: int, text: bytes = b"") -> bytes:
+    text = text or p.STATUS_TEXT[code].encode("ascii")
     return p.packet(p.STATUS, number, p.u32(code), p.string(text), p.string(b"en"))
 
 

@@ -7,12 +7,13 @@ Guarantees:
       its file is removed from the shelf;
     * an answer counts only for the request it names, a refusal only for what it names.
 
-Leaves to others: what a receipt changes (`facility_sync.rounds`), retrying (the next round).
+Leaves to others: what a receipt changes (`facility_sync.courier`), trying again (`facility_sync.patience`).
 """
 
 from __future__ import annotations
 
 import io
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from facility_sync.home import Home
+from facility_sync.patience import Patience, persist
 from schemas import container, envelope, messages, names, ustar
-from schemas.errors import AccessDenied, FormatError, OutcomeUnknown, SealError, SyncError
+from schemas.errors import AccessDenied, Damaged, FormatError, OutcomeUnknown, SealError, SyncError
 from schemas.transit import durable, sftp
 
 _M = TypeVar("_M", bound=messages.Message)
@@ -38,15 +40,49 @@ class Desk:
 
     def __init__(self, home: Home, session: sftp.SftpSession) -> None:
         self._home = home
+        self._session = session
         self._store = home.store
         self._in, self._out = session.shelf("in"), session.shelf("out")
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def put(self, name: names.ShelfName, path: Path, progress: Callable[[int], None] | None = None) -> None:
-        """Put a file on the store's shelf, whole or not at all; done already is done."""
-        with path.open("rb") as source:
-            self._in.put(name, source, path.stat().st_size, progress)
+    def call_again(self) -> None:
+        """Replace a connection that broke; raises as `connect` does."""
+        self._session.call_again()
+
+    def send(
+        self,
+        batch: names.BatchId,
+        path: Path,
+        progress: Callable[[int], None] | None = None,
+        mark: sftp.Mark | None = None,
+        *,
+        look: bool = True,
+    ) -> None:
+        """Put a batch on the store's shelf, whole or not at all; done already is done.
+
+        Args:
+            batch: its id.
+            path: the sealed file.
+            progress: told about bytes sent.
+            mark: where an earlier try of this file ended.
+            look: first see whether the store has taken it in and answered: for a batch that may have been
+                sent before.
+
+        Raises:
+            Damaged: the sealed file cannot be read, or changes.
+        """
+        name = names.ShelfName(batch, "batch")
+        if look and self._in.size(name) is None:  # in this order: the answer comes before the batch goes
+            answers = (names.ShelfName(batch, "receipt"), names.ShelfName(batch, "refusal"))
+            if any(self._out.size(answer) is not None for answer in answers):
+                return
+        try:
+            source = path.open("rb")
+        except OSError as error:
+            raise Damaged("a sealed batch cannot be read", hint="Check this machine's disk.") from error
+        with source:
+            self._in.put(name, source, os.fstat(source.fileno()).st_size, progress, mark)
 
     def ask(self, request: messages.Message, identifier: names.RequestId) -> None:
         """Sign, seal and send a request."""
@@ -167,8 +203,13 @@ _REFUSED = {"access-denied": "Check the user name and password; accounts are mad
 
 
 @contextmanager
-def connect(home: Home, *, timeout: float = 30) -> Iterator[Desk]:
+def connect(home: Home, *, timeout: float = 30, patience: Patience | None = None) -> Iterator[Desk]:
     """A session with the trusted store.
+
+    Args:
+        home: the terminal's home.
+        timeout: seconds without an answer after which the connection counts as lost.
+        patience: how long to try again when the store is there and has no room; None: not at all.
 
     Raises:
         HostKeyError: the server is not the one that was trusted.
@@ -176,14 +217,18 @@ def connect(home: Home, *, timeout: float = 30) -> Iterator[Desk]:
         TransitError: no connection.
     """
     host, port = home.address
-    with sftp.connect(
-        host=host,
-        port=port,
-        user=home.settings.store_user or home.settings.facility,
-        key=home.ssh_key,
-        host_key=home.store.host_key,
-        timeout=timeout,
-    ) as session:
+
+    def call() -> sftp.SftpSession:
+        return sftp.connect(
+            host=host,
+            port=port,
+            user=home.settings.store_user or home.settings.facility,
+            key=home.ssh_key,
+            host_key=home.store.host_key,
+            timeout=timeout,
+        )
+
+    with call() if patience is None else persist(call, lambda: None, patience) as session:
         yield Desk(home, session)
 
 

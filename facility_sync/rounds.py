@@ -7,6 +7,7 @@ Order, and what a stop at each point leaves:
     manifest and statement are made, the batch is   an outbox file the ledger does not know: removed
       published in the outbox
     the ledger records batch and files              the next round sends it
+    a part of it lies on the store's shelf          it is gone on with where the store confirmed it
     the batch lies on the store's shelf             it is put again: a no-op when it is there
     a verified receipt makes it stored              the receipt lies on the shelf, or comes again
 
@@ -18,6 +19,7 @@ Leaves to others: when rounds happen (`facility_sync.daemon`), printing.
 
 from __future__ import annotations
 
+import random
 import secrets
 import shutil
 import time
@@ -31,15 +33,16 @@ from pathlib import Path
 from typing import Protocol
 
 from facility_sync import exchange, intake, pack, plan
-from facility_sync.courier import Courier, outbox_path, take_news
+from facility_sync.courier import Courier, mark_path, outbox_path, take_news
 from facility_sync.home import Home
 from facility_sync.identity import domain_files
 from facility_sync.ledger import Entry, Ledger
+from facility_sync.patience import Patience, persist
 from facility_sync.reasons import TRANSIENT
 from facility_sync.report import Line, Report
 from facility_sync.workers import Workers
 from schemas import container, messages
-from schemas.errors import SyncError, TransitError
+from schemas.errors import OutcomeUnknown, SyncError, TransitError
 from schemas.messages import Statement
 from schemas.transit import durable
 
@@ -99,8 +102,12 @@ class Round:
 
     @contextmanager
     def _road(self) -> Iterator[exchange.Desk]:
-        with exchange.connect(self.home) as desk:
-            self.courier = Courier(self.home, lambda count: self.progress.step("sent", count))
+        self._patience = Patience(
+            seconds=self.home.settings.receipt_wait_seconds, jitter=random.SystemRandom().random
+        )
+        self._unsent: list[SyncError] = []
+        with exchange.connect(self.home, patience=self._patience) as desk:
+            self.courier = Courier(self.home, lambda count: self.progress.step("sent", count), self._patience)
             try:
                 yield desk
             finally:
@@ -111,7 +118,11 @@ class Round:
         shutil.rmtree(self.home.staging, ignore_errors=True)
         self.staging = self.home.staging / secrets.token_hex(4)
         self.staging.mkdir(parents=True, mode=0o700)
-        wanted = {outbox_path(self.home, entry.batch) for entry in self.ledger.batches("ready", "sent")}
+        wanted = {
+            path(self.home, entry.batch)
+            for entry in self.ledger.batches("ready", "sent")
+            for path in (outbox_path, mark_path)
+        }
         for path in self.home.outbox.iterdir():
             if path not in wanted:
                 durable.remove(path)
@@ -129,7 +140,7 @@ class Round:
         )
         self._taking: dict[Future[tuple[list[pack.Spooled], list[pack.Left]]], Path] = {}
         self._sealing: deque[_Sealing] = deque()
-        self._sending: set[Future[str]] = set()
+        self._sending: dict[Future[str], str] = {}
         self._in_hand: dict[str, str] = {}  # keyed digest -> batch, of batches not yet in the ledger
         self._sequence, self._previous = self._chain_head()
         self._last_news = 0.0
@@ -145,6 +156,8 @@ class Round:
         while self._taking or self._sealing or self._sending:
             self._turn()
         self._await_receipts()
+        if self._unsent:  # an unknown outcome first: it is the one that must not be mistaken for a failure
+            raise max(self._unsent, key=lambda error: isinstance(error, OutcomeUnknown))
 
     def _is_full(self) -> bool:
         """Whether enough is under way: the workers are busy, and the disk is not to fill."""
@@ -166,18 +179,33 @@ class Round:
             sealed = self._sealing.popleft()
             sealed.future.result()
             self.ledger.record(sealed.entries, sealed.statement)
-            self._sending.add(self.courier.send(sealed.statement.batch))
+            batch = sealed.statement.batch
+            self._sending[self.courier.send(batch, look=False)] = batch
         for sending in [future for future in self._sending if future in done]:
-            self._sending.discard(sending)
-            batch = sending.result()
-            self.ledger.mark_sent(batch)
-            self.report.sent_batches += 1
-            self.report.sent_bytes += outbox_path(self.home, batch).stat().st_size
+            self._sent(sending, self._sending.pop(sending))
         if time.monotonic() - self._last_news > _NEWS_EVERY:
             self._news()
 
+    def _sent(self, sending: Future[str], batch: str) -> None:
+        """A batch lies on the shelf, or does not: then the others go on, until too many wait on this disk."""
+        known = self.ledger.batch(batch)
+        if known is not None and known.state in ("stored", "refused"):
+            return  # its answer was quicker, whatever the last try said
+        try:
+            sending.result()
+        except SyncError as error:
+            if self.courier.broken is not None or len(self._unsent) >= _AHEAD:
+                raise
+            self._unsent.append(error)
+            return
+        self.ledger.mark_sent(batch)
+        self.report.sent_batches += 1
+        self.report.sent_bytes += outbox_path(self.home, batch).stat().st_size
+
     def _news(self) -> int:
-        batches, objects = take_news(self.home, self.ledger, self.desk)
+        batches, objects = persist(
+            lambda: take_news(self.home, self.ledger, self.desk), self.desk.call_again, self._patience
+        )
         self.report.stored_batches += batches
         self.report.stored += objects
         self.progress.step("stored", objects)
@@ -270,7 +298,11 @@ class Round:
             created=created,
         )
         wait_seconds = max(5, self.home.settings.receipt_wait_seconds)
-        answer, _ = self.desk.converse(request, identifier, messages.HeldAnswer, seconds=wait_seconds)
+        answer, _ = persist(
+            lambda: self.desk.converse(request, identifier, messages.HeldAnswer, seconds=wait_seconds),
+            self.desk.call_again,
+            self._patience,
+        )
         return answer
 
     def _chain_head(self) -> tuple[int, str]:
@@ -293,7 +325,7 @@ class Round:
         self._news()
         for entry in self.ledger.batches("ready", "sent"):
             if outbox_path(self.home, entry.batch).exists():
-                self._sending.add(self.courier.send(entry.batch))
+                self._sending[self.courier.send(entry.batch)] = entry.batch
 
     def _await_receipts(self) -> None:
         """Look for receipts until all came or none came for as long as the settings say."""

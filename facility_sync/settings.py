@@ -63,7 +63,8 @@ class Settings:
     receipt_wait_seconds: int = field(
         default=120,
         metadata={
-            "text": "How long a round waits for the next receipt before it leaves the rest to the next."
+            "text": "How long a round waits for the next receipt, or tries a broken line again, in seconds; "
+            "what is left is the next round's."
         },
     )
     max_file_mib: int = field(

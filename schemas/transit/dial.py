@@ -1,7 +1,8 @@
 """An SSH connection to a store whose host key was pinned, with an sftp channel on it.
 
 Guarantees: the server's key is compared with the pinned one before anything about us is sent; only
-Ed25519 keys, on both sides; every step has a time limit, a peer that vanished included.
+Ed25519 keys, on both sides; every step has a time limit, a peer that vanished or stopped reading included;
+`AccessDenied` means that the server said no, never that the road broke while it was asked.
 
 Leaves to others: what is said on the channel (`schemas.transit.pump`).
 
@@ -15,6 +16,7 @@ import hmac
 import io
 import logging
 import socket
+import threading
 from typing import NamedTuple
 
 import paramiko
@@ -22,15 +24,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas import keys
 from schemas.errors import AccessDenied, HostKeyError, TransitError
-from schemas.transit.pump import Pump
+from schemas.transit.pump import Lost, Pump
 
 WINDOW = 32 * 1024 * 1024
 """Bytes the other side may send before we have read them."""
 SSH_PACKET = 128 * 1024
 """Largest SSH packet we take, in bytes of data."""
 
+_NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE, RFC 4254 section 5.1
+
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
 MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
+
+
+class TurnedAway(TransitError):
+    """The store is there, but hung up or had no room for one more session: worth another try soon."""
+
 
 # paramiko logs tracebacks of what it also raises; without a handler they would land on stderr
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -88,7 +97,8 @@ def dial(host: str, port: int, user: str, key: paramiko.PKey, host_key: bytes, t
 
     Raises:
         HostKeyError: the server is another one.
-        AccessDenied: it does not know our key, or offers no sftp.
+        AccessDenied: it does not know our key, or refuses it a session.
+        TurnedAway: it has no room now, or the connection broke before it was ready.
         TransitError: no connection.
     """
     try:
@@ -101,24 +111,41 @@ def dial(host: str, port: int, user: str, key: paramiko.PKey, host_key: bytes, t
         transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
         prefer(transport)
         _greet(transport, host_key, timeout)
-        try:
-            transport.auth_publickey(user, key)
-        except paramiko.AuthenticationException as error:
-            raise AccessDenied(
-                "the store does not accept this terminal's key",
-                hint="Ask the store's operator whether this facility is enrolled with this terminal's card.",
-            ) from error
+        _log_in(transport, user, key, timeout)
         channel = transport.open_session(timeout=timeout)
         channel.settimeout(timeout)
-        channel.invoke_subsystem("sftp")
+        watch = threading.Timer(timeout, transport.close)  # paramiko waits for this answer without end
+        watch.start()
+        try:
+            channel.invoke_subsystem("sftp")
+        finally:
+            watch.cancel()
         return Link(transport, Pump(channel, timeout))
     except BaseException as error:
         hang_up(transport)
         if isinstance(error, paramiko.ChannelException):
+            if error.code == _NO_ROOM:
+                raise TurnedAway("the store has no room for one more session now") from error
             raise AccessDenied("the store refuses an sftp session to this terminal") from error
-        if isinstance(error, (paramiko.SSHException, OSError, EOFError)):
-            raise TransitError("the connection to the store broke before it was ready") from error
+        if isinstance(error, (paramiko.SSHException, OSError, EOFError, Lost)):
+            raise TurnedAway("the connection to the store broke before it was ready") from error
         raise
+
+
+def _log_in(transport: paramiko.Transport, user: str, key: paramiko.PKey, timeout: float) -> None:
+    """Show our key; a connection that breaks meanwhile is not a refusal."""
+    answered = threading.Event()
+    transport.auth_publickey(user, key, event=answered)
+    if not answered.wait(timeout):
+        raise TurnedAway("the store did not say in time whether it accepts this terminal's key")
+    if transport.is_authenticated():
+        return
+    if not transport.is_active():
+        raise TurnedAway("the connection to the store broke during the login")
+    raise AccessDenied(
+        "the store does not accept this terminal's key",
+        hint="Ask the store's operator whether this facility is enrolled with this terminal's card.",
+    )
 
 
 def _greet(transport: paramiko.Transport, host_key: bytes, timeout: float) -> None:

@@ -1,7 +1,8 @@
 """SFTP requests over one SSH channel: many outstanding, every reply looked at.
 
 Guarantees: `write_file` returns only when each WRITE was answered with success, `read_file` only when each
-byte arrived, in order; a failed request raises whatever its place in the stream. Requests are as large as
+byte arrived, in order; a failed request raises whatever its place in the stream. An offset is confirmed only
+when every WRITE before it and an fsync after them were answered with success. Requests are as large as
 the other side says it takes (`limits@openssh.com`), 32 KiB if it does not say.
 
 Leaves to others: which files (`schemas.transit.sftp`), the connection (`schemas.transit.dial`). Used by
@@ -11,17 +12,20 @@ one thread. After `Lost` the pump is of no more use.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from paramiko import SSHException
 
 from schemas.errors import AccessDenied, FormatError, TransitError
 from schemas.transit import sftp_packets as p
-from schemas.transit.shelf import Absent, Progress, check_end, read_piece
+from schemas.transit.shelf import Absent, Progress, ShelfFull, check_end, read_piece
 
 IN_FLIGHT = 16 * 1024 * 1024
 """Bytes asked for or sent and not yet answered: 125 MB/s at a round trip of 130 ms."""
 _GULP = 4 * 1024 * 1024
+CHECKPOINT = 16 * 1024 * 1024
+"""Bytes after which an upload that may be gone on with later is brought to the other side's disk."""
 _SLOW = 300.0  # seconds a disk may take for an fsync or a rename
 
 
@@ -111,13 +115,13 @@ class Pump:
         kind, fields = self.reply(number, patience=patience)
         code = fields.u32() if kind == p.STATUS else -1
         if code != p.OK:
-            raise refusal(code, what)
+            raise refusal(code, what, fields)
 
     def handle(self, number: int, what: str) -> bytes:
         """Wait for a handle; raises what the reply says otherwise."""
         kind, fields = self.reply(number)
         if kind != p.HANDLE:
-            raise refusal(fields.u32() if kind == p.STATUS else -1, what)
+            raise refusal(fields.u32() if kind == p.STATUS else -1, what, fields)
         return fields.string()
 
     def attributes(self, number: int, what: str) -> p.Attributes:
@@ -133,33 +137,57 @@ class Pump:
 
     # -- files -----------------------------------------------------------------------------------
 
-    def write_file(self, handle: bytes, source: BinaryIO, size: int, progress: Progress | None) -> None:
-        """Write exactly `size` bytes from 0 on, then fsync where offered; each reply was a success.
+    def write_file(
+        self,
+        handle: bytes,
+        source: BinaryIO,
+        size: int,
+        progress: Progress | None,
+        *,
+        start: int = 0,
+        confirmed: Callable[[int], None] | None = None,
+    ) -> None:
+        """Write a file from `start` to its `size`, then fsync where offered; each reply was a success.
+
+        Args:
+            handle: of an open file.
+            source: stands at `start` and ends at `size`.
+            size: bytes of the whole file.
+            progress: told about bytes sent.
+            start: bytes of it that are there already.
+            confirmed: told offsets up to which all is on the server's disk, if it offers fsync.
 
         Raises:
             TransitError: one of them was not, or the file has another size afterwards.
             Damaged: the source is shorter or longer than `size`.
         """
         _, piece = self._sizes(size)
-        waiting: deque[tuple[int, int]] = deque()
-        sent = unanswered = 0
+        waiting: deque[tuple[int, int, int]] = deque()  # number; bytes of a WRITE; or offset of an fsync
+        sent, unanswered, due = start, 0, start + CHECKPOINT
         try:
             while sent < size or waiting:
                 while sent < size and unanswered < IN_FLIGHT:
                     data = read_piece(source, min(piece, size - sent))
                     number = self.request(p.WRITE, p.string(handle), p.u64(sent), p.u32(len(data)), data)
-                    waiting.append((number, len(data)))
+                    waiting.append((number, len(data), 0))
                     sent += len(data)
                     unanswered += len(data)
-                number, length = waiting.popleft()
+                    if confirmed is not None and self.can_fsync and due <= sent < size:
+                        waiting.append((self._fsync(handle), 0, sent))
+                        due = sent + CHECKPOINT
+                number, length, point = waiting.popleft()
+                if point and confirmed is not None:
+                    self.status(number, "bring a file to its disk", patience=_SLOW)
+                    confirmed(point)
+                    continue
                 self.status(number, "write a file")
                 unanswered -= length
                 if progress is not None:
                     progress(length)
             check_end(source)
         finally:
-            self.forget(*(number for number, _ in waiting))
-        synced = self.request(p.EXTENDED, p.string(p.FSYNC), p.string(handle)) if self.can_fsync else None
+            self.forget(*(number for number, *_ in waiting))
+        synced = self._fsync(handle) if self.can_fsync else None
         looked = self.request(p.FSTAT, p.string(handle))
         if synced is not None:
             self.status(synced, "bring a file to its disk", patience=_SLOW)
@@ -205,10 +233,43 @@ class Pump:
         finally:
             self.forget(*(number for number, _, _ in waiting))
 
+    def read_window(self, handle: bytes, offset: int, length: int) -> bytes:
+        """Read a few bytes in the midst of a file; fewer than asked for where it ends."""
+        pieces = [
+            self._read(handle, at, min(p.SAFE_DATA, offset + length - at))
+            for at in range(offset, offset + length, p.SAFE_DATA)
+        ]
+        found = []
+        try:
+            while pieces:
+                kind, fields = self.reply(pieces.pop(0))
+                if kind != p.DATA:
+                    code = fields.u32() if kind == p.STATUS else -1
+                    if code != p.EOF:
+                        raise refusal(code, "read a file")
+                    continue
+                found.append(fields.string())
+        finally:
+            self.forget(*pieces)
+        return b"".join(found)
+
+    def has_room(self, path: bytes) -> bool:
+        """Whether the disk of a folder has room left; True also when the server does not say."""
+        if p.STATVFS not in self.extensions:
+            return True
+        kind, fields = self.reply(self.request(p.EXTENDED, p.string(p.STATVFS), p.string(path)))
+        if kind != p.EXTENDED_REPLY:
+            return True
+        _, _, _, _, blocks, *_ = (fields.u64() for _ in range(11))  # f_bavail is the fifth
+        return blocks > 0
+
     @property
     def can_fsync(self) -> bool:
         """Whether the server offers `fsync@openssh.com`."""
         return p.FSYNC in self.extensions
+
+    def _fsync(self, handle: bytes) -> int:
+        return self.request(p.EXTENDED, p.string(p.FSYNC), p.string(handle))
 
     def _read(self, handle: bytes, offset: int, length: int) -> int:
         return self.request(p.READ, p.string(handle), p.u64(offset), p.u32(length))
@@ -251,8 +312,10 @@ class Pump:
                 self._replies[number] = kind, fields
 
 
-def refusal(code: int, what: str) -> Exception:
-    """The error for a status that is not success (draft section 7)."""
+def refusal(code: int, what: str, rest: p.Fields | None = None) -> Exception:
+    """The error for a status that is not success (draft section 7); `rest` begins with its text."""
+    if code == p.FAILURE and rest and rest.string() == p.SHELF_FULL:
+        return ShelfFull("the store's shelf is full")
     if code == p.NO_SUCH_FILE:
         return Absent("there is no such file on the shelf")
     if code == p.PERMISSION_DENIED:

@@ -2,9 +2,13 @@
 
 Guarantees: a put goes to `<name>.part`, every WRITE is answered, the file is brought to the disk where
 `fsync@openssh.com` is offered, its size is looked at, and only then it gets its name (`posix-rename`). When
-the answer to the rename is lost, we connect again and look before anything is said about it. An
-interrupted put leaves a `.part` and starts from the beginning next time: files here are 256 MiB at most,
-and the size of a file on a server that lost power says nothing about its bytes.
+the answer to the rename is lost, we connect again and look before anything is said about it.
+
+An interrupted put leaves a `.part`. With a `Mark` it is gone on with, at the last offset for which the server
+confirmed an fsync after every WRITE before it, and only if the part begins as our file does and has our bytes
+before that offset (`_HEAD`, `_WINDOW`: a sealed file begins with a random key of its own, so another file or
+another sealing of the same batch differs there). A size alone proves nothing: after a power cut a file may be
+long and empty. Without a mark, without fsync, or when anything differs, the put begins again.
 
 Leaves to others: proof. A reply over SFTP is not a receipt; only the store's signed one lets a terminal
 forget its copy. One thread per session; sessions in several threads do not disturb each other.
@@ -15,22 +19,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas import keys
-from schemas.errors import FormatError, OutcomeUnknown, SyncError, TransitError
+from schemas.errors import AccessDenied, Damaged, FormatError, OutcomeUnknown, SyncError, TransitError
 from schemas.names import PART_SUFFIX, ShelfName, shelf_name
 from schemas.transit import sftp_packets as p
 from schemas.transit.dial import Link, dial, paramiko_key
 from schemas.transit.pump import Lost, Pump, refusal
-from schemas.transit.shelf import Absent, Progress, check_limit
+from schemas.transit.shelf import Absent, Progress, ShelfFull, check_limit, read_piece
 
 MAX_NAMES = 1_000_000
 """Entries of a folder listing that are looked at."""
 _RENAMING = 300.0  # seconds: the embedded server brings file and folder to the disk before it answers
 _AHEAD = 4  # READDIR requests under way
+_HEAD, _WINDOW = 16 * 1024, 256 * 1024  # bytes of a part that are read back before it is gone on with
+
+
+class Mark(Protocol):
+    """Remembers on this side how much of one upload is on the other side's disk; a hint, always proved."""
+
+    def load(self) -> int:
+        """Bytes from the beginning that were confirmed; 0 if nothing is known."""
+
+    def save(self, offset: int) -> None:
+        """Remember an offset; 0 forgets."""
 
 
 def connect(
@@ -103,16 +118,45 @@ class SftpShelf:
         self._session = session
         self._folder = folder.encode("ascii")
 
-    def put(self, name: ShelfName, source: BinaryIO, size: int, progress: Progress | None = None) -> None:
+    def put(
+        self,
+        name: ShelfName,
+        source: BinaryIO,
+        size: int,
+        progress: Progress | None = None,
+        mark: Mark | None = None,
+    ) -> None:
         """See `Shelf.put`.
 
+        Args:
+            name: its final name.
+            source: as for every shelf; with a mark it can seek, and stands at its beginning.
+            size: bytes.
+            progress: told about bytes sent.
+            mark: where an earlier try of this very file ended, kept up to date.
+
         Raises:
+            ShelfFull: the store has no room for it now.
             TransitError: it did not get there: try again later.
             OutcomeUnknown: it may have got there, and the store could not be asked.
             AccessDenied: the store does not take it.
             Damaged: the source is shorter or longer than `size`.
         """
         pump, final, part = self._session.pump, self._path(name), self._path(name, PART_SUFFIX)
+        begun = mark.load() if mark is not None and pump.can_fsync else 0
+        if mark is not None and begun:
+            if self.size(name) == size:
+                mark.save(0)
+                self._discard(part)
+                return
+            handle = self._open_again(part, source, begun, size)
+            if handle is not None:
+                self._fill(handle, part, source, size, progress, start=begun, mark=mark)
+                self._publish(name, part, final, size)
+                mark.save(0)
+                return
+            mark.save(0)  # before there is a new part that it does not speak of
+            source.seek(0)
         # one round trip: is it there, away with a part left behind, open a new one
         there = pump.request(p.LSTAT, p.string(final))
         swept = pump.request(p.REMOVE, p.string(part))
@@ -125,20 +169,69 @@ class SftpShelf:
                 self._discard(part)
             return
         handle = pump.handle(opened, "create a file")
+        self._fill(handle, part, source, size, progress, start=0, mark=mark)
+        self._publish(name, part, final, size)
+        if mark is not None:
+            mark.save(0)
+
+    def _open_again(self, part: bytes, source: BinaryIO, begun: int, size: int) -> bytes | None:
+        """Open a part whose bytes before `begun` are ours, and bring the source there; None if it is not."""
+        pump = self._session.pump
+        flags = p.FLAG_READ | p.FLAG_WRITE
+        opened = pump.request(p.OPEN, p.string(part), p.u32(flags), p.NO_ATTRIBUTES)
         try:
-            pump.write_file(handle, source, size, progress)
+            handle = pump.handle(opened, "open a file")
+        except Lost:
+            raise
+        except (TransitError, AccessDenied):
+            return None
+        try:
+            found = pump.attributes(pump.request(p.FSTAT, p.string(handle)), "look at a file")
+            ours = found.regular and found.size is not None and begun <= found.size <= size
+            for at, length in ((0, min(_HEAD, begun)), (max(0, begun - _WINDOW), min(_WINDOW, begun))):
+                source.seek(at)
+                ours = ours and pump.read_window(handle, at, length) == read_piece(source, length)
+        except Lost:
+            raise
+        except (TransitError, AccessDenied, Damaged):
+            ours = False
+        if ours:
+            return handle
+        pump.close(handle)
+        return None
+
+    def _fill(
+        self,
+        handle: bytes,
+        part: bytes,
+        source: BinaryIO,
+        size: int,
+        progress: Progress | None,
+        *,
+        start: int,
+        mark: Mark | None,
+    ) -> None:
+        """Write the rest of a part and close it; what failed for another reason than the road is removed."""
+        pump, confirmed = self._session.pump, None if mark is None else mark.save
+        try:
+            pump.write_file(handle, source, size, progress, start=start, confirmed=confirmed)
             if pump.can_fsync:
                 pump.close(handle)
             else:  # then the answer to CLOSE is the last to say that a disk is full
                 pump.status(pump.request(p.CLOSE, p.string(handle)), "close a file")
         except Lost:
             raise
-        except BaseException:
+        except BaseException as error:
+            room = True
             with suppress(SyncError):
+                room = not isinstance(error, TransitError) or pump.has_room(self._folder)
                 pump.close(handle)
                 self._discard(part)
+            if mark is not None:
+                mark.save(0)
+            if not room:
+                raise ShelfFull("the disk of the store's shelf is full") from error
             raise
-        self._publish(name, part, final, size)
 
     def get(self, name: ShelfName, sink: BinaryIO, limit: int, progress: Progress | None = None) -> int:
         """See `Shelf.get`; a small file costs two round trips."""

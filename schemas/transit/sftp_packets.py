@@ -38,6 +38,10 @@ STATUS_TEXT = {
 FLAG_READ, FLAG_WRITE, FLAG_APPEND, FLAG_CREATE, FLAG_TRUNCATE, FLAG_EXCLUSIVE = 1, 2, 4, 8, 16, 32
 
 POSIX_RENAME, FSYNC, LIMITS = b"posix-rename@openssh.com", b"fsync@openssh.com", b"limits@openssh.com"
+STATVFS = b"statvfs@openssh.com"
+
+SHELF_FULL = b"the shelf is full"
+"""Text of the store's FAILURE when a quota or its disk is in the way; version 3 has no code for it."""
 
 MAX_PACKET = 256 * 1024
 """Largest packet in bytes after its length field: OpenSSH's `SFTP_MAX_MSG_LENGTH`, ours too."""
@@ -167,6 +171,11 @@ class Splitter:
         self._pieces: list[bytes] = []
         self._held = 0
         self._wanted = 4  # bytes that must be held before there is anything new to see
+
+    @property
+    def partial(self) -> bool:
+        """Whether a packet began that is not whole yet."""
+        return self._held > 0
 
     def feed(self, data: bytes) -> Iterator[memoryview]:
         """Take the next bytes of the stream; yields each complete packet without its length field.

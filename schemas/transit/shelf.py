@@ -33,6 +33,12 @@ class Absent(TransitError):
     hint = "Nothing is lost. It may not have been written yet: try again later."
 
 
+class ShelfFull(TransitError):
+    """The store has no room on the shelf now."""
+
+    hint = "Nothing is lost. It has room again when it has taken in what waits; if not: tell its operator."
+
+
 class Shelf(Protocol):
     """What both sides do with a shelf. All may raise `TransitError` or `AccessDenied` over a network."""
 

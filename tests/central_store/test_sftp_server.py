@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from central_store import sftp_server
 from central_store.sftp_files import Files
+from central_store.sftp_quota import Quota
 from central_store.sftp_session import Session
 from schemas import keys
 from schemas.errors import AccessDenied, FormatError, HostKeyError, OutcomeUnknown, SyncError, TransitError
@@ -525,7 +526,8 @@ def test_whatever_the_bytes_only_our_errors(tmp_path: Path) -> None:
 
     @given(packets)
     def attack(requests: list[tuple[int, list[bytes]]]) -> None:
-        files = Files(tmp_path / "shelf", max_handles=4, max_file=10_000)
+        quota = Quota(bytes=1 << 20, files=100, reserve=0)
+        files = Files(tmp_path / "shelf", max_handles=4, max_file=10_000, quota=quota)
         session = Session(files, 4)
         session.answer(p.version_packet(p.INIT)[4:])
         try:

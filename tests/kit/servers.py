@@ -59,7 +59,8 @@ def embedded_server(
         root_of_user: facility to its folder (with `in` and `out`; they are made if missing).
         authorized: facility to its public key line.
         fault: `fail-write:N`, `short-writes`, `fail-fsync`, `die-after-rename` (the session),
-            `vanish-after-rename` (the server), `no-extensions` (a server of the bare draft).
+            `vanish-after-rename` (the server), `no-extensions` (a server of the bare draft), or one of
+            `tests.kit.faulty`.
         log: file that gets the server's log.
         host_key: the server's key; a fresh one by default.
         limits: fields of `central_store.sftp_server.Limits`.
@@ -95,14 +96,16 @@ def embedded_server(
 
 
 @contextmanager
-def openssh_server(root_of_user: dict[str, Path], authorized: dict[str, str]) -> Iterator[Endpoint]:
+def openssh_server(
+    root_of_user: dict[str, Path], authorized: dict[str, str], *, host_key: Ed25519PrivateKey | None = None
+) -> Iterator[Endpoint]:
     """OpenSSH's sshd with internal-sftp; each key starts in its facility's folder."""
     assert SSHD, "sshd is not installed"
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd separates its privileges
     with TemporaryDirectory(prefix="sshd-") as folder:
         base = Path(folder)
-        key = Ed25519PrivateKey.generate()
+        key = host_key or Ed25519PrivateKey.generate()
         (base / "host_key").write_bytes(keys.private_pem(key))
         (base / "host_key").chmod(0o600)
         lines = []
@@ -217,10 +220,12 @@ def _main() -> None:
     import logging
 
     from central_store import sftp_server, sftp_session
+    from tests.kit import faulty
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     plan = json.load(sys.stdin)
     _break(plan["fault"])
+    faulty.install(plan["fault"])
     if plan["fault"] == "no-extensions":
         sftp_session.EXTENSIONS = ()
 
