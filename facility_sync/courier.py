@@ -196,13 +196,17 @@ def mark_path(home: Home, batch: str) -> Path:
 
 
 def take_news(home: Home, ledger: Ledger, desk: exchange.Desk) -> tuple[int, int]:
-    """Apply receipts and refusals that lie on the shelf; returns batches and objects newly stored.
+    """Apply receipts, refusals and notices on the shelf; returns batches and objects newly stored.
 
     Raises:
         SealError: a receipt does not agree with the ledger; it changes nothing.
     """
     batches = objects = 0
     for message in desk.news():
+        if isinstance(message, messages.Notice):
+            if message.facility == home.settings.facility:
+                ledger.mark_lost(message.batch, message.found)
+            continue
         subject = message.batch if isinstance(message, messages.Receipt) else message.subject
         entry = ledger.batch(subject)
         if entry is None:
@@ -215,9 +219,10 @@ def take_news(home: Home, ledger: Ledger, desk: exchange.Desk) -> tuple[int, int
             entry.bytes,
         ):
             raise SealError("a receipt does not agree with what was sent")
-        elif entry.state != "stored":
-            ledger.mark_stored(subject, message.stored)
-            batches, objects = batches + 1, objects + entry.objects
+        else:
+            ledger.mark_stored(subject, message.stored)  # again, too: a batch that was lost may be back
+            if entry.state != "stored":
+                batches, objects = batches + 1, objects + entry.objects
         durable.remove(outbox_path(home, subject))
         mark_path(home, subject).unlink(missing_ok=True)
     return batches, objects

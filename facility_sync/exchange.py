@@ -3,8 +3,8 @@
 Guarantees:
     * every answer, receipt and refusal is opened with our key and its signature checked with the trusted
       store's before anything is believed;
-    * a receipt is on disk in `receipts/` (message and signature, `ssh-keygen -Y verify` checks them) before
-      its file is removed from the shelf;
+    * a receipt or notice is on disk in `receipts/` (message and signature, `ssh-keygen -Y verify` checks
+      them) before its file is removed from the shelf;
     * an answer counts only for the request it names, a refusal only for what it names.
 
 Leaves to others: what a receipt changes (`facility_sync.courier`), trying again (`facility_sync.patience`).
@@ -142,14 +142,16 @@ class Desk:
             raise SealError("the store's answer is to another request")
         return head.signed.message, head.table
 
-    def news(self) -> Iterator[messages.Receipt | messages.Refusal]:
-        """Receipts and refusals of batches that lie on the shelf, each verified; receipts are kept first.
+    def news(self) -> Iterator[messages.Receipt | messages.Refusal | messages.Notice]:
+        """What the shelf says of batches, each verified; receipts and notices are kept first.
+
+        A notice comes after a receipt of the same batch: the worse news counts.
 
         What cannot be believed is left where it is and raises after the others were taken.
         """
         doubtful: SyncError | None = None
-        for name in self._out.names():
-            if name.kind not in ("receipt", "refusal") or len(name.id) != 64:
+        for name in sorted(self._out.names(), key=lambda name: name.kind == "notice"):
+            if name.kind not in ("receipt", "refusal", "notice") or len(name.id) != 64:
                 continue  # answers and refusals of requests belong to whoever asked
             sealed = io.BytesIO()
             if not self._out.try_get(name, sealed, SMALL):
@@ -160,7 +162,7 @@ class Desk:
                 doubtful = error
                 continue
             message = head.signed.message
-            if isinstance(message, messages.Receipt) and message.batch == name.id:
+            if isinstance(message, messages.Receipt | messages.Notice) and message.batch == name.id:
                 self._keep(head.signed, message.batch)
                 yield message
             elif isinstance(message, messages.Refusal) and message.subject == name.id:
@@ -195,8 +197,12 @@ class Desk:
 
     def _keep(self, signed: container.Signed, batch: names.BatchId) -> None:
         folder = self._home.receipts
-        durable.publish(folder / f"{batch}.receipt.json", signed.data, replace=True)
-        durable.publish(folder / f"{batch}.receipt.json.sig", signed.armor.encode(), replace=True)
+        name = f"{batch}.{signed.message.TYPE}.json"
+        durable.publish(folder / name, signed.data, replace=True)
+        durable.publish(folder / f"{name}.sig", signed.armor.encode(), replace=True)
+        if isinstance(signed.message, messages.Receipt):  # what was lost is back
+            durable.remove(folder / f"{batch}.notice.json")
+            durable.remove(folder / f"{batch}.notice.json.sig")
 
 
 _REFUSED = {"access-denied": "Check the user name and password; accounts are made with `fstore account add`."}

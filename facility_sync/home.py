@@ -8,6 +8,7 @@
     ledger.sqlite3        what was seen, packed, sent, stored     an index: can be rebuilt by a round
     outbox/               sealed batches on their way
     receipts/             every receipt, verifiable with `ssh-keygen -Y verify`
+    pruned.jsonl          every local file that was deleted because it is stored
     staging/              work of one round; wiped when a round begins
 
 Guarantees: a secret is created with mode 0600 and never read with a looser one; one round at a time.

@@ -99,20 +99,25 @@ def survey(settings: Settings, ledger: Ledger, *, only: str | None = None) -> Re
         only: list files under way of this source only.
     """
     report = Report()
+    lost = {line[:3] for line in ledger.not_stored() if line[3] == "lost"}
     for item in wanted(settings, ledger, report, sleep=lambda _: None):
-        report.waiting.append(Line(item.source, below(item.fact.folder, item.fact.name), "new"))
+        reason = "lost" if (item.source, item.fact.folder, item.fact.name) in lost else "new"
+        report.waiting.append(Line(item.source, below(item.fact.folder, item.fact.name), reason))
     list_batches(report, ledger, only=only)
     return report
 
 
 def list_batches(report: Report, ledger: Ledger, *, only: str | None = None) -> None:
-    """Add the files whose batch is under way or was refused to the report."""
+    """Add the files whose batch is under way, was refused, or was lost with nothing here to send again."""
     refused = set(report.refused)
     for source, folder, name, state, reason in ledger.not_stored():
         if only not in (None, source):
             continue
         if state in ("ready", "sent"):
             report.waiting.append(Line(source, below(folder, name), state))
+        elif state == "lost":
+            if scan.look(source, folder, name) is None:
+                report.refused.append(Line(source, below(folder, name), "lost-and-gone"))
         elif (
             reason.startswith("store:") and (line := Line(source, below(folder, name), reason)) not in refused
         ):

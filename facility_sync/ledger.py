@@ -2,7 +2,9 @@
 
 Guarantees: every transition is one transaction that is on disk when the call returns; a batch moves
 `ready -> sent -> stored | refused` and only a verified receipt (the caller's promise) makes it
-`stored`. A file's state follows from its batch, so no crash can leave the two in disagreement.
+`stored`. A file's state follows from its batch, so no crash can leave the two in disagreement; only a
+store's notice that it lost a batch takes a file out of it (`lost`), until it is taken again or the batch
+is back.
 
 It is an index: deleting it costs one round in which every file is read again and found held.
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,7 +24,7 @@ from schemas.errors import VersionError
 from schemas.messages import Statement
 from schemas.names import BatchId
 
-VERSION = 1
+VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE batches (
@@ -37,16 +39,24 @@ CREATE TABLE files (
     state TEXT NOT NULL CHECK (state IN ('packed', 'held', 'refused')),
     reason TEXT NOT NULL DEFAULT '', batch TEXT NOT NULL DEFAULT '',
     digest TEXT NOT NULL DEFAULT '', instance TEXT NOT NULL DEFAULT '',
+    pruned TEXT NOT NULL DEFAULT '', lost TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (source, folder, name)
 ) WITHOUT ROWID;
 CREATE INDEX files_by_digest ON files (digest) WHERE digest <> '';
 CREATE INDEX files_by_instance ON files (instance) WHERE instance <> '';
 CREATE INDEX files_by_batch ON files (batch) WHERE batch <> '';
 CREATE INDEX files_refused ON files (state) WHERE state = 'refused';
-CREATE TABLE heads (sequence INTEGER PRIMARY KEY, batch TEXT NOT NULL);
+CREATE INDEX files_lost ON files (lost) WHERE lost <> '';
+CREATE TABLE heads (sequence INTEGER PRIMARY KEY, batch TEXT NOT NULL)
 """
+_UPGRADES = {
+    1: """ALTER TABLE files ADD COLUMN pruned TEXT NOT NULL DEFAULT '';
+ALTER TABLE files ADD COLUMN lost TEXT NOT NULL DEFAULT '';
+CREATE INDEX files_lost ON files (lost) WHERE lost <> ''"""
+}
+"""From each earlier version to the next."""
 
-FileState = Literal["stored", "sent", "ready", "refused"]
+FileState = Literal["stored", "sent", "ready", "refused", "lost"]
 
 
 class Known(NamedTuple):
@@ -56,6 +66,24 @@ class Known(NamedTuple):
     mtime_ns: int
     state: FileState
     reason: str
+
+
+class Record(NamedTuple):
+    """All that is known of a file that was taken or refused.
+
+    `stored` is when the store confirmed its batch, `pruned` when the local file was deleted, or empty.
+    """
+
+    folder: str
+    name: str
+    size: int
+    mtime_ns: int
+    state: FileState
+    reason: str
+    batch: str
+    digest: str
+    stored: str
+    pruned: str
 
 
 class Entry(NamedTuple):
@@ -85,7 +113,8 @@ class Batch(NamedTuple):
     stored: str
 
 
-_STATE = """CASE WHEN f.state = 'packed' THEN b.state WHEN f.state = 'held' THEN 'stored' ELSE f.state END"""
+_STATE = """CASE WHEN f.lost <> '' THEN 'lost' WHEN f.state = 'packed' THEN b.state
+    WHEN f.state = 'held' THEN 'stored' ELSE f.state END"""
 _REASON = """CASE WHEN f.state = 'packed' THEN b.reason ELSE f.reason END"""
 _JOIN = "files f LEFT JOIN batches b USING (batch)"
 
@@ -106,11 +135,31 @@ class Ledger:
         self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
-        elif version != VERSION:
+        if self._version() != VERSION:
+            with self._transaction():
+                self._upgrade()
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _upgrade(self) -> None:
+        version = self._version()
+        if not 0 <= version <= VERSION:
             raise VersionError("the ledger is of a version this program does not know")
+        scripts = [_SCHEMA] if version == 0 else [_UPGRADES[step] for step in range(version, VERSION)]
+        for statement in ";".join(scripts).split(";"):
+            self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     def close(self) -> None:
         """Let go of the database."""
@@ -125,12 +174,30 @@ class Ledger:
         )
         return {os.fsdecode(name): Known(*rest) for name, *rest in rows}
 
+    def records(self, source: str, folder: str | None = None) -> Iterator[Record]:
+        """Everything known of the files of one source, or of one folder of it, by folder and name."""
+        rows = self._db.execute(
+            f"SELECT folder, name, f.size, mtime_ns, {_STATE}, {_REASON}, f.batch, digest, "
+            f"coalesce(b.stored, ''), pruned FROM {_JOIN} "
+            "WHERE source = ?1 AND (?2 IS NULL OR folder = ?2) ORDER BY folder, name",
+            (_key(source), None if folder is None else _key(folder)),
+        )
+        for at, name, *rest in rows:
+            yield Record(os.fsdecode(at), os.fsdecode(name), *rest)
+
     def sources(self) -> list[str]:
         """Sources that have entries."""
         return [
             os.fsdecode(source)
             for (source,) in self._db.execute("SELECT DISTINCT source FROM files ORDER BY source")
         ]
+
+    def pruned(self, source: str) -> int:
+        """Number of files of one source that were deleted here after they were stored."""
+        row = self._db.execute(
+            "SELECT count(*) FROM files WHERE source = ? AND pruned <> ''", (_key(source),)
+        ).fetchone()
+        return int(row[0])
 
     def counts(self, source: str) -> dict[str, int]:
         """Number of files by state in one source."""
@@ -144,18 +211,19 @@ class Ledger:
         """Source, folder, name, state and reason of every known file that is not stored."""
         rows = self._db.execute(
             f"SELECT source, folder, name, {_STATE}, {_REASON} FROM {_JOIN} "
-            "WHERE f.state = 'refused' OR b.state IN ('ready', 'sent', 'refused') ORDER BY 1, 2, 3"
+            "WHERE f.state = 'refused' OR f.lost <> '' OR b.state IN ('ready', 'sent', 'refused') "
+            "ORDER BY 1, 2, 3"
         )
         for source, folder, name, state, reason in rows:
             yield os.fsdecode(source), os.fsdecode(folder), os.fsdecode(name), state, reason
 
     def by_digest(self, digests: Iterable[str]) -> dict[str, str]:
-        """Batch of each keyed digest that is in a batch which was not refused."""
+        """Batch of each keyed digest that is in a batch which was neither refused nor lost."""
         found = {}
         for digest in digests:
             row = self._db.execute(
                 f"SELECT f.batch FROM {_JOIN} WHERE digest = ? "
-                "AND (f.state = 'held' OR b.state <> 'refused') LIMIT 1",
+                "AND f.lost = '' AND (f.state = 'held' OR b.state <> 'refused') LIMIT 1",
                 (digest,),
             ).fetchone()
             if row:
@@ -172,31 +240,25 @@ class Ledger:
 
     def record(self, entries: Iterable[Entry], statement: Statement | None = None) -> None:
         """Write what was decided about files, and the batch that holds them, in one transaction."""
-        with closing(self._db.cursor()) as cursor:
-            cursor.execute("BEGIN IMMEDIATE")
-            try:
-                if statement is not None:
-                    s = statement
-                    cursor.execute(
-                        "INSERT INTO batches (batch, sequence, previous, objects, bytes, state, created) "
-                        "VALUES (?, ?, ?, ?, ?, 'ready', ?)",
-                        (s.batch, s.sequence, s.previous, s.objects, s.bytes, s.created),
-                    )
-                cursor.executemany(
-                    "INSERT OR REPLACE INTO files "
-                    "(source, folder, name, size, mtime_ns, state, reason, batch, digest, instance) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (_key(e.source), _key(e.folder), _key(e.name), e.size, e.mtime_ns,
-                         "held" if e.held else "packed" if e.batch else "refused",
-                         e.reason, e.batch, e.digest, e.instance)
-                        for e in entries
-                    ],
-                )  # fmt: skip
-                cursor.execute("COMMIT")
-            except BaseException:
-                cursor.execute("ROLLBACK")
-                raise
+        with self._transaction():
+            if statement is not None:
+                s = statement
+                self._db.execute(
+                    "INSERT INTO batches (batch, sequence, previous, objects, bytes, state, created) "
+                    "VALUES (?, ?, ?, ?, ?, 'ready', ?)",
+                    (s.batch, s.sequence, s.previous, s.objects, s.bytes, s.created),
+                )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO files "
+                "(source, folder, name, size, mtime_ns, state, reason, batch, digest, instance) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (_key(e.source), _key(e.folder), _key(e.name), e.size, e.mtime_ns,
+                     "held" if e.held else "packed" if e.batch else "refused",
+                     e.reason, e.batch, e.digest, e.instance)
+                    for e in entries
+                ],
+            )  # fmt: skip
 
     def batches(self, *states: str) -> list[Batch]:
         """Batches in any of these states, by sequence."""
@@ -221,8 +283,24 @@ class Ledger:
         self._db.execute("UPDATE batches SET state = 'sent' WHERE batch = ? AND state = 'ready'", (batch,))
 
     def mark_stored(self, batch: str, moment: str) -> None:
-        """A verified receipt names this batch."""
-        self._db.execute("UPDATE batches SET state = 'stored', stored = ? WHERE batch = ?", (moment, batch))
+        """A verified receipt names this batch: it is stored, or it is back."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE batches SET state = 'stored', stored = ? WHERE batch = ?", (moment, batch)
+            )
+            self._db.execute("UPDATE files SET lost = '' WHERE batch = ?", (batch,))
+
+    def mark_lost(self, batch: str, moment: str) -> int:
+        """A verified notice says the store lost this batch: its files wait again; returns how many."""
+        return self._db.execute("UPDATE files SET lost = ? WHERE batch = ?", (moment, batch)).rowcount
+
+    def mark_pruned(self, source: str, folder: str, names: Iterable[str], moment: str) -> None:
+        """These files of a folder are deleted here (or are not, with an empty moment)."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE files SET pruned = ? WHERE source = ? AND folder = ? AND name = ?",
+                [(moment, _key(source), _key(folder), _key(name)) for name in names],
+            )
 
     def mark_refused(self, batch: str, reason: str) -> None:
         """A verified refusal names this batch; a batch with a receipt stays stored."""

@@ -28,6 +28,10 @@ class Known(Protocol):
     def mtime_ns(self) -> int:
         """Modification time, when it was read."""
 
+    @property
+    def state(self) -> str:
+        """What became of it; `lost` is to be sent again."""
+
 
 class Wanted(NamedTuple):
     """A file to take, with its source."""
@@ -37,9 +41,11 @@ class Wanted(NamedTuple):
 
 
 def is_new(fact: Fact, known: Mapping[str, Known]) -> bool:
-    """Whether a file is not in the ledger as it is now."""
+    """Whether a file is not in the ledger as it is now, or is there as lost."""
     entry = known.get(fact.name)
-    return entry is None or (entry.size, entry.mtime_ns) != (fact.size, fact.mtime_ns)
+    return (
+        entry is None or entry.state == "lost" or (entry.size, entry.mtime_ns) != (fact.size, fact.mtime_ns)
+    )
 
 
 def is_settled(fact: Fact, *, now_ns: int, settle_seconds: int) -> bool:

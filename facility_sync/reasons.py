@@ -29,8 +29,24 @@ ROUND: dict[str, tuple[str, str]] = {
     "new": ("Not looked into yet.", "The next `fsync sync` takes it."),
     "ready": ("Sealed and waiting to be sent.", "The next `fsync sync` sends it."),
     "sent": ("On the store's shelf; no receipt yet.", "Wait for the store, then run `fsync sync` again."),
+    "lost": ("The store reported that it lost this file.", "The next `fsync sync` sends it again."),
+    "lost-and-gone": (
+        "The store reported that it lost this file, and it is not here any more.",
+        "Put it back into its source from a backup, then run `fsync sync`; ask the store's operator.",
+    ),
 }
 """Why a file waits, beyond what reading it says."""
+
+PRUNE: dict[str, str] = {
+    "not-stored": "No receipt yet, refused, lost at the store, or not looked into: `fsync status` says more.",
+    "no-receipt": "No receipt for its batch is in `receipts/`, or its signature does not verify now.",
+    "too-young": "Its receipt is younger than `--older-than`.",
+    "replicas": "Fewer replicas of its batch are known than `--require-replicas` asks for.",
+    "changed": "It is not the file that was sent any more; the next `fsync sync` looks at it.",
+    "link": "A link, or behind one: what it leads to does not lie in the source.",
+    "unreadable": "It cannot be read or not be deleted: check permissions and the disk.",
+}
+"""Why `fsync prune` leaves a file where it is."""
 
 
 def explain(reason: str) -> tuple[str, str]:

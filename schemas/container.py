@@ -39,6 +39,7 @@ MESSAGE_FILES: dict[type[messages.Message], str] = {
     messages.Statement: "statement.json",
     messages.Receipt: "receipt.json",
     messages.Refusal: "refusal.json",
+    messages.Notice: "notice.json",
     messages.HeldRequest: "request.json",
     messages.SearchRequest: "request.json",
     messages.FetchRequest: "request.json",

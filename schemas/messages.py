@@ -228,6 +228,18 @@ class Receipt(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Notice(Message):
+    """The store says: this batch was durable here and is damaged now. Send again what you still have."""
+
+    TYPE: ClassVar[str] = "notice"
+    store: names.FacilityName = _is(names.facility_name)
+    facility: names.FacilityName = _is(names.facility_name)
+    batch: names.BatchId = _is(names.batch_id)
+    reason: str = _is(_text(40))
+    found: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refusal(Message):
     """The store says: this was not taken, and why. `subject` is the shelf name's id."""
 

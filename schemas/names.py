@@ -83,11 +83,11 @@ def uid(text: object) -> Uid:
     return Uid(found)
 
 
-ShelfKind = Literal["batch", "request", "receipt", "refusal", "answer"]
-"""What may lie on a shelf: `in` takes batch and request; `out` takes receipt, refusal and answer."""
+ShelfKind = Literal["batch", "request", "receipt", "refusal", "notice", "answer"]
+"""What may lie on a shelf: `in` takes batch and request; `out` takes receipt, refusal, notice and answer."""
 
 INBOUND: frozenset[str] = frozenset({"batch", "request"})
-OUTBOUND: frozenset[str] = frozenset({"receipt", "refusal", "answer"})
+OUTBOUND: frozenset[str] = frozenset({"receipt", "refusal", "notice", "answer"})
 PART_SUFFIX = ".part"
 """A file being written: `<final name>.part`. Never read, swept by age."""
 
@@ -105,13 +105,13 @@ class ShelfName(NamedTuple):
 def shelf_name(text: object) -> ShelfName:
     """Parse a file name found on a shelf; raises `FormatError`.
 
-    A batch and its receipt are named by the batch's id, a request and its answer by the request's;
-    a refusal by the id of what it refuses.
+    A batch, its receipt and a notice about it are named by the batch's id, a request and its answer by the
+    request's; a refusal by the id of what it refuses.
     """
     stem, dot, kind = text.partition(".") if isinstance(text, str) else ("", "", "")
     if not dot or kind not in get_args(ShelfKind):
         raise FormatError("this name has no place on a shelf")
-    if kind in ("batch", "receipt"):
+    if kind in ("batch", "receipt", "notice"):
         batch_id(stem)
     elif kind in ("request", "answer"):
         request_id(stem)

@@ -62,6 +62,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "columns": column_table,
     "exit-codes": lambda: table(["status", "name", "meaning"], [[str(c), n, t] for c, n, t in EXIT_CODES]),
     "reasons": lambda: reason_table(reasons.CAPTURE | reasons.ROUND),
+    "prune-reasons": lambda: plain_table(["reason", "meaning"], reasons.PRUNE),
     "flags": lambda: plain_table(["flag", "meaning"], extract.FLAGS),
     "restore-reasons": lambda: plain_table(["reason", "meaning"], restore.REASONS),
     "store-reasons": lambda: plain_table(["reason", "meaning"], STORE_REASONS),

@@ -1,4 +1,4 @@
-"""`fsync sync`, `fsync status`, `fsync daemon`: rounds, and the picture between them."""
+"""`fsync sync` and `fsync daemon`: rounds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import click
 from facility_sync import output
 from facility_sync.cli.common import json_option, pass_home
 from facility_sync.home import Home
-from facility_sync.reasons import explain
 from facility_sync.report import Report
 from schemas.errors import Incomplete, SyncError
 
@@ -58,56 +57,6 @@ def _print(report: Report, *, as_json: bool, error: SyncError | None = None) -> 
         click.echo(output.to_json(document))
     else:
         click.echo(output.report_text(report))
-
-
-@click.command()
-@json_option
-@pass_home
-def status(home: Home, as_json: bool) -> None:
-    """What is stored, per source, and every file that is not, with its reason.
-
-    Example: fsync status --json
-    """
-    from dataclasses import replace
-
-    from facility_sync.intake import survey
-    from facility_sync.ledger import Ledger
-
-    ledger = Ledger(home.ledger_path)
-    pictures = {}
-    try:
-        for source in home.settings.sources:
-            pictures[source] = survey(replace(home.settings, sources=(source,)), ledger, only=source)
-    finally:
-        ledger.close()
-    if as_json:
-        click.echo(output.to_json({"sources": [_source_json(name, p) for name, p in pictures.items()]}))
-    else:
-        for name, picture in pictures.items():
-            click.echo(
-                f"{output.plain(name)}: {picture.found:,} files, {picture.known:,} stored, "
-                f"{len(picture.refused):,} refused, {len(picture.waiting):,} waiting"
-            )
-            for line in output.not_stored_text(picture.refused, picture.waiting, most=1_000_000):
-                click.echo(f"  {line}")
-        if not pictures:
-            click.echo("No sources yet: `fsync source add DIR`.")
-    if not all(picture.complete for picture in pictures.values()):
-        raise click.exceptions.Exit(Incomplete.exit_code)
-
-
-def _source_json(name: str, picture: Report) -> dict[str, object]:
-    return {
-        "source": name,
-        "found": picture.found,
-        "stored": picture.known,
-        "ignored": picture.ignored,
-        "not_stored": [
-            {"path": line.path, "state": state, "reason": line.reason, "meaning": explain(line.reason)[0]}
-            for state, lines in (("refused", picture.refused), ("waiting", picture.waiting))
-            for line in lines
-        ],
-    }
 
 
 @click.command()

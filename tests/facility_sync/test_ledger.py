@@ -117,6 +117,66 @@ def test_what_was_written_is_there_after_a_restart(tmp_path):
     assert state(second) == "ready"
 
 
+def test_a_lost_batch_waits_again_until_its_files_are_taken_or_it_is_back(ledger):
+    ledger.record([entry(digest="d"), entry("2.dcm", digest="e")], statement())
+    ledger.mark_stored(A, T)
+    ledger.record([entry("3.dcm", batch=A, held=True, digest="f")])
+    assert ledger.mark_lost(A, T) == 3
+    assert {state(ledger), state(ledger, "2.dcm"), state(ledger, "3.dcm")} == {"lost"}
+    assert len(list(ledger.not_stored())) == 3
+    assert ledger.by_digest(["d", "e", "f"]) == {}
+    ledger.record([entry(batch=B, digest="d")], statement(B, sequence=2, previous=A))
+    assert (state(ledger), state(ledger, "2.dcm")) == ("ready", "lost")
+    ledger.mark_stored(A, T)
+    assert (state(ledger), state(ledger, "2.dcm"), state(ledger, "3.dcm")) == ("ready", "stored", "stored")
+
+
+def test_a_pruned_file_stays_stored(ledger):
+    ledger.record([entry(), entry("2.dcm")], statement())
+    ledger.mark_stored(A, T)
+    ledger.mark_pruned("/data", "ct", ["1.dcm", "2.dcm"], T)
+    ledger.mark_pruned("/data", "ct", ["2.dcm"], "")
+    assert [(r.name, r.state, r.stored, r.pruned) for r in ledger.records("/data")] == [
+        ("1.dcm", "stored", T, T),
+        ("2.dcm", "stored", T, ""),
+    ]
+    assert list(ledger.records("/data", "other")) == []
+    assert ledger.pruned("/data") == 1
+
+
+VERSION_1 = """
+CREATE TABLE batches (
+    batch TEXT PRIMARY KEY, sequence INTEGER NOT NULL UNIQUE, previous TEXT NOT NULL,
+    objects INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('ready', 'sent', 'stored', 'refused')),
+    reason TEXT NOT NULL DEFAULT '', created TEXT NOT NULL, stored TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE TABLE files (
+    source TEXT NOT NULL, folder TEXT NOT NULL, name TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('packed', 'held', 'refused')),
+    reason TEXT NOT NULL DEFAULT '', batch TEXT NOT NULL DEFAULT '',
+    digest TEXT NOT NULL DEFAULT '', instance TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (source, folder, name)
+) WITHOUT ROWID;
+CREATE TABLE heads (sequence INTEGER PRIMARY KEY, batch TEXT NOT NULL);
+INSERT INTO files VALUES ('/data', 'ct', '1.dcm', 10, 20, 'held', '', 'b', 'd', 'i');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_ledger_of_the_first_version_is_taken_over(tmp_path):
+    with sqlite3.connect(tmp_path / "l") as db:
+        db.executescript(VERSION_1)
+    ledger = Ledger(tmp_path / "l")
+    assert state(ledger) == "stored"
+    assert ledger.mark_lost("b", T) == 1
+    ledger.close()
+    again = Ledger(tmp_path / "l")
+    assert state(again) == "lost"
+    again.close()
+
+
 def test_another_version_is_refused(tmp_path):
     with sqlite3.connect(tmp_path / "l") as db:
         db.execute("PRAGMA user_version = 99")

@@ -29,6 +29,9 @@ SAMPLES: dict[type[messages.Message], dict[str, object]] = {
         "store": "central", "facility": "clinic-a", "batch": H, "sequence": 1, "objects": 2, "bytes": 9,
         "stored": T,
     },
+    messages.Notice: {
+        "store": "central", "facility": "clinic-a", "batch": H, "reason": "pack-bytes", "found": T,
+    },
     messages.Refusal: {
         "store": "central", "facility": "clinic-a", "subject": H, "kind": "batch", "reason": "seal",
         "explanation": "altered", "refused": T,

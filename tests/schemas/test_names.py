@@ -65,7 +65,7 @@ def test_a_file_being_written_has_no_shelf_name():
 
 
 def test_every_kind_has_a_direction():
-    assert {"batch", "request", "receipt", "refusal", "answer"} == names.INBOUND | names.OUTBOUND
+    assert {"batch", "request", "receipt", "refusal", "notice", "answer"} == names.INBOUND | names.OUTBOUND
     assert not names.INBOUND & names.OUTBOUND
 
 
