@@ -9,7 +9,7 @@ Guarantees: a batch is one transaction; following it again is a no-op. Its rows 
 manifests, never from DuckDB's own, which may fail, or say something else, over a footer made for that. The
 same file sent twice is one row in answers (`duplicate` marks the other). No index structure is kept in
 memory for instances, so memory does not follow the archive. DuckDB's errors come out as `CatalogError`.
-The only importer of duckdb; the database may read no file but its own.
+The database may read no file but its own.
 
 Leaves to others: what to ask (`central_store.query`), what was asked (`central_store.search`). One process
 may open it (DuckDB's own rule); `central_store.lock` keeps it so.
@@ -18,6 +18,7 @@ may open it (DuckDB's own rule); `central_store.lock` keeps it so.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ from schemas import columns, manifest, names, ustar
 from schemas.container import TABLE
 from schemas.errors import Damaged, FormatError
 from schemas.names import BatchId, FacilityName, ObjectId
+
+log = logging.getLogger("central_store")
 
 
 class CatalogError(Damaged):
@@ -115,6 +118,11 @@ AND facility IN (SELECT unnest($owners::VARCHAR[]))
 AND object_sha256 IN (SELECT unnest($wanted::VARCHAR[])) GROUP BY ALL"""
 _HEAD = """SELECT coalesce(max(sequence), 0), coalesce(arg_max(batch_id, sequence), '')
 FROM batches WHERE facility = $facility"""
+_FORKED = """SELECT 1 FROM batches a, batches b
+WHERE a.batch_id = $batch AND b.facility = a.facility AND b.batch_id <> a.batch_id
+AND (b.sequence = a.sequence
+    OR b.sequence = a.sequence - 1 AND b.batch_id <> a.previous
+    OR b.sequence = a.sequence + 1 AND b.previous <> a.batch_id)"""
 _TOTALS = """SELECT facility, count(*), (SELECT count(*) FROM instances i WHERE i.facility = b.facility)
 FROM batches b GROUP BY facility"""
 _ROWS_OF_BATCHES = """SELECT b.batch_id, count(i.batch_id)
@@ -188,6 +196,8 @@ class Catalog:
                 self._connection.execute(_MARK)
                 self._connection.execute(_CONFLICT, {"facility": batch.facility})
                 self._connection.execute("INSERT INTO instances SELECT * FROM fresh")
+            if self._connection.execute(_FORKED, {"batch": batch.batch}).fetchall():
+                log.warning("forked facility=%s batch=%s: see `fstore status`", batch.facility, batch.batch)
 
     def _load(self, batch: Batch) -> None:
         """The rows of a batch into `fresh`, and its line into `batches`."""

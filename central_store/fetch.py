@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-from central_store import packs
+from central_store import packs, replies
 from central_store.packs import Place
 from central_store.replies import Refused
 from central_store.settings import Store
@@ -84,6 +84,7 @@ def _publish(store: Store, order: Order) -> None:
 
     path = store.layout.outbound(order.card.facility) / str(ShelfName(order.request, "answer"))
     durable.publish(path, write, replace=True, lasting=False)
+    replies.make_room(store, order.card)
 
 
 def _members(store: Store, head: bytes, places: Sequence[Place]) -> Iterator[bytes]:

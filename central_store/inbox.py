@@ -1,28 +1,34 @@
 """The `in` shelf of a facility as the store sees it: what has arrived, and what has no place there.
 
 Guarantees: a file is only ever named by a `ShelfName`; everything that is no regular file with an inbound
-name is foreign, whatever it is, and is never opened. Quarantine keeps what was refused under a name of
-our own, beside the reason; both are swept by age.
+name is foreign, whatever it is, and is never opened. A look takes in a bounded number of names, the rest the
+next time. What lies on `out` is bounded: old answers and refusals go before new ones.
 
-Leaves to others: reading what arrived (`central_store.ingest`, `central_store.requests`).
+Leaves to others: reading what arrived (`central_store.verify`, `central_store.requests`), where what was
+refused goes (`central_store.quarantine`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from central_store import quarantine
 from central_store.layout import Layout
 from schemas import envelope
 from schemas.errors import FormatError
-from schemas.names import INBOUND, PART_SUFFIX, FacilityName, ShelfName, shelf_name
+from schemas.names import INBOUND, PART_SUFFIX, FacilityName, ShelfKind, ShelfName, shelf_name
 from schemas.transit import durable
+
+MOST = 50_000
+"""Most names one look takes in."""
+MOST_REPLIES = 10_000
+"""Most answers, and most refusals, that wait on one `out` shelf."""
 
 
 @dataclass
@@ -35,11 +41,13 @@ class Arrivals:
 
 
 def look(folder: Path) -> Arrivals:
-    """Look at an `in` shelf; uploads under way (`….part`) are passed over."""
+    """Look at an `in` shelf; uploads under way (`….part`) are passed over, and what is beyond `MOST`."""
     found = Arrivals()
     aged: list[tuple[int, str, ShelfName]] = []
     with os.scandir(folder) as entries:
         for entry in entries:
+            if len(aged) + len(found.foreign) >= MOST:
+                break
             regular = entry.is_file(follow_symlinks=False)
             if regular and entry.name.endswith(PART_SUFFIX):
                 continue
@@ -85,28 +93,6 @@ def foreign_subject(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
-def quarantine(layout: Layout, facility: FacilityName, name: str, subject: str, reason: str) -> None:
-    """Move something from `in` out of the way, and write the reason beside it.
-
-    Args:
-        layout: the store.
-        facility: whose shelf.
-        name: as `look` gave it: a plain name in that folder.
-        subject: the id it is refused under; becomes its name in quarantine.
-        reason: the refusal's code.
-    """
-    folder = layout.quarantine(facility)
-    target = folder / f"{subject}.refused"
-    source = layout.inbound(facility) / name
-    if target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target)
-    with suppress(FileNotFoundError):
-        if source.is_dir() and not source.is_symlink():
-            target.unlink(missing_ok=True)
-        durable.rename(source, target)
-        durable.publish(folder / f"{subject}.reason", reason.encode("ascii") + b"\n", replace=True)
-
-
 def sweep(
     layout: Layout, facility: FacilityName, *, answers: float, refused: float, parts: float, now: float
 ) -> int:
@@ -121,15 +107,37 @@ def sweep(
         now: seconds since 1970.
     """
     swept = durable.sweep(layout.inbound(facility), parts, now)
-    for folder, age in ((layout.outbound(facility), answers), (layout.quarantine(facility), refused)):
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    if entry.stat(follow_symlinks=False).st_mtime >= now - age:
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        shutil.rmtree(entry.path)
-                    else:
-                        Path(entry.path).unlink()
+    with os.scandir(layout.outbound(facility)) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_mtime < now - answers:
+                    Path(entry.path).unlink()
                     swept += 1
-    return swept
+    return swept + quarantine.sweep(layout.quarantine(facility), now - refused)
+
+
+def trim(folder: Path, kind: ShelfKind, *, files: int = MOST_REPLIES, size: int | None = None) -> None:
+    """Remove the oldest replies of a kind until so many files, and so many bytes, are left; never the newest.
+
+    Args:
+        folder: an `out` shelf; times there are ours.
+        kind: of replies; others do not count.
+        files: most of them.
+        size: most bytes of them together, if there is a limit.
+    """
+    with os.scandir(folder) as entries:
+        named = [entry for entry in entries if entry.name.endswith(f".{kind}")]
+    if len(named) <= files and size is None:
+        return
+    aged: list[tuple[int, str, int]] = []
+    for entry in named:
+        with suppress(FileNotFoundError):
+            status = entry.stat(follow_symlinks=False)
+            aged.append((status.st_mtime_ns, entry.path, status.st_size))
+    aged.sort()
+    held = sum(length for _, _, length in aged)
+    for number, (_, path, length) in enumerate(aged[:-1]):
+        if len(aged) - number <= files and (size is None or held <= size):
+            return
+        Path(path).unlink(missing_ok=True)
+        held -= length

@@ -1,6 +1,7 @@
 """What the store says to a facility: sign, seal, put it into the facility's `out`.
 
-Guarantees: everything on an `out` shelf is sealed for the facility it speaks to and signed by this store.
+Guarantees: everything on an `out` shelf is sealed for the facility it speaks to and signed by this store;
+no facility's answers and refusals fill the disk.
 
 `REASONS` is the table of refusal codes: stable, for programs; the explanation beside them is for people.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+from central_store import inbox
 from central_store.settings import Store
 from schemas import container, envelope, messages
 from schemas.errors import AccessDenied, Damaged, FormatError, SealError, SyncError, VersionError
@@ -82,6 +84,15 @@ def put(store: Store, card: FacilityCard, name: ShelfName, data: bytes, *, lasti
     """
     path = store.layout.outbound(card.facility) / str(name)
     durable.publish(path, data, replace=True, lasting=lasting)
+    if name.kind != "receipt":  # of a receipt there is one for each batch, and it is never in the way
+        make_room(store, card)
+
+
+def make_room(store: Store, card: FacilityCard) -> None:
+    """Take away the oldest answers and refusals if more wait than may."""
+    folder = store.layout.outbound(card.facility)
+    inbox.trim(folder, "answer", size=store.settings.answers_mib << 20)
+    inbox.trim(folder, "refusal")
 
 
 def refuse(store: Store, card: FacilityCard, subject: str, kind: str, error: SyncError, now: datetime) -> str:

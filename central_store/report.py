@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from central_store import batches, facilities, inbox
+from central_store import batches, chain, facilities, inbox
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.settings import Store
 from schemas.errors import SyncError
+from schemas.messages import Statement
 from schemas.names import FacilityName
 
 
@@ -26,13 +28,20 @@ class FacilityStatus:
     waiting: int = 0
     replies: int = 0
     quarantined: int = 0
+    missing: int = 0
+    forks: int = 0
 
 
 def status(store: Store) -> list[FacilityStatus]:
-    """One line for each enrolled facility; reads a receipt for each batch."""
+    """One line for each enrolled facility; reads receipt and statement of each batch."""
     found = {name: FacilityStatus(name) for name in facilities.enrolled(store.layout)}
+    said: dict[FacilityName, list[Statement]] = {}
     for batch in batches.listing(store.layout):
         _add(found.setdefault(batch.facility, FacilityStatus(batch.facility)), store.layout, batch)
+        with suppress(SyncError):  # `fstore check` says more
+            said.setdefault(batch.facility, []).append(batches.statement(store.layout, batch)[0])
+    for name, statements in said.items():
+        found[name].missing, found[name].forks = chain.look(statements)
     for line in found.values():
         arrived = inbox.look(store.layout.inbound(line.facility))
         line.waiting = len(arrived.batches) + len(arrived.requests) + len(arrived.foreign)

@@ -21,7 +21,7 @@ from datetime import datetime
 from multiprocessing.connection import wait
 from typing import Any
 
-from central_store import accounts, facilities, inbox, ingest, lock, replies, requests
+from central_store import accounts, facilities, inbox, ingest, lock, quarantine, replies, requests
 from central_store.batches import Batch
 from central_store.bell import Bell
 from central_store.catalog import Catalog
@@ -218,7 +218,8 @@ class Service:
         if kind == "request" and reason != "seal":  # it was opened: it may hold a password
             (self._layout.inbound(card.facility) / name).unlink(missing_ok=True)
         else:
-            inbox.quarantine(self._layout, card.facility, name, subject, reason)
+            limit = self._store.settings.quarantine_mib << 20
+            quarantine.take(self._layout, card.facility, name, subject, reason, limit=limit)
         self.counts.refused += 1
 
     def _sweep(self) -> None:

@@ -48,6 +48,12 @@ class Settings:
     look_seconds: int = _key("A full look at all shelves at least this often, in seconds.", default=2)
     answer_days: int = _key("Answers, receipts and refusals nobody fetched stay this many days.", default=14)
     quarantine_days: int = _key("What was refused stays in quarantine this many days.", default=30)
+    quarantine_mib: int = _key(
+        "Most MiB on the disk of what one facility sent and was refused.", default=1024
+    )
+    answers_mib: int = _key(
+        "Most MiB of answers that wait for one facility; the oldest go first.", default=4096
+    )
     part_hours: int = _key("An upload that stopped is removed after this many hours.", default=48)
     sessions: int = _key("SFTP connections at once.", 1, 10_000, default=160)
     facility_sessions: int = _key(

@@ -2,7 +2,7 @@
 
 Order: opened for our key to its end; statement signed by the facility's enrolled key; the shelf, the
 statement and the manifest name one facility; the name on the shelf is the batch's id; counts and sums
-agree; every object hashed and in its place; everything fsynced.
+agree; every object hashed and in its place; everything fsynced; the manifest reads the same in DuckDB.
 
 Guarantees: `verify` returns only if all of this holds, and then `staging/` has the pack and the batch's
 folder, ready to be renamed. Whatever is wrong with the bytes, only `FormatError` or `SealError` come out
@@ -19,11 +19,12 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from central_store import batches, inbox
+from central_store import batches, inbox, plain_reader
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.replies import Refused
 from schemas import container, envelope, manifest, ustar
+from schemas.container import TABLE
 from schemas.envelope import BUFFER
 from schemas.errors import FormatError, SealError
 from schemas.messages import FacilityCard, Message, Statement
@@ -93,7 +94,8 @@ def _read(layout: Layout, card: FacilityCard, batch: Batch, pack: BinaryIO) -> V
         raise FormatError("a container on the shelf of batches holds no batch")
     if statement.batch != batch.batch:
         raise Refused("other-name", "the name on the shelf is not the batch's id")
-    rows = list(manifest.objects(manifest.from_parquet(table, facility=card.facility)))
+    read = manifest.from_parquet(table, facility=card.facility)
+    rows = list(manifest.objects(read))
     if (statement.objects, statement.bytes) != (len(rows), sum(size for _, size, _ in rows)):
         raise Refused("manifest-mismatch", "the statement's counts are not those of the manifest")
     try:
@@ -101,6 +103,7 @@ def _read(layout: Layout, card: FacilityCard, batch: Batch, pack: BinaryIO) -> V
     except (FormatError, SealError) as error:
         raise Refused("manifest-mismatch", str(error)) from error
     batches.stage(staged_folder(layout, batch), table, head.signed)
+    plain_reader.check(staged_folder(layout, batch) / TABLE, read)
     return Verified(batch, statement.sequence, count, statement.bytes)
 
 

@@ -171,7 +171,8 @@ def test_names_that_have_no_place_are_never_opened(place: Place) -> None:
         refusal = place.reply(place.a, f"{subject}.refusal")
         assert isinstance(refusal, messages.Refusal)
         assert refusal.reason == "foreign-name"
-        assert os.path.lexists(place.store.layout.quarantine(place.a.card.facility) / f"{subject}.refused")
+        kept = place.store.layout.quarantine(place.a.card.facility) / f"{subject}.refused"
+        assert os.path.lexists(kept) == (name != f"{'2' * 64}.batch"), "a folder is not kept"
     assert place.work().refused == 0
 
 

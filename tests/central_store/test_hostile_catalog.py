@@ -1,4 +1,4 @@
-"""A manifest that the strict reader takes and DuckDB's own does not must not stop the catalog."""
+"""A manifest that our reader takes and DuckDB does not: it must not stop the catalog, nor an auditor."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import random
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
+from central_store import batches, plain_reader
+from central_store.batches import Batch
 from central_store.catalog import Catalog
 from schemas import container, envelope, manifest, messages, names, ustar
 from schemas.errors import FormatError
@@ -48,24 +51,47 @@ def _with_table(place: Place, made: Made, table: bytes) -> Made:
     return Made(batch, sealed, plain, statement, table, made.objects)
 
 
-def test_a_footer_only_duckdb_stumbles_over(
-    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def odd(place: Place, tmp_path: Path) -> Made:
     made = place.a.batch([row(n, menu="Thorax\0routine") for n in range(40)], place.card)
-    odd = place.put(place.a, _with_table(place, made, _odd(made.table, place.a.name, tmp_path)))
+    return _with_table(place, made, _odd(made.table, place.a.name, tmp_path))
+
+
+def test_it_is_refused_at_the_door(place: Place, odd: Made) -> None:
+    """Or it would stop every query an auditor runs over `manifests/**`."""
+    place.put(place.a, odd)
     place.put(place.b, place.b.batch([row(1)], place.card))
-    assert place.work().stored == 2
-    assert "catalog" not in caplog.text
-    assert not list(place.store.layout.journal.iterdir())
-    with Catalog(place.store.layout, place.store.settings) as catalog:
-        for _ in range(2):
+    counts = place.work()
+    assert (counts.stored, counts.refused) == (1, 1)
+    refusal = place.reply(place.a, f"{odd.batch}.refusal")
+    assert isinstance(refusal, messages.Refusal)
+    assert (refusal.reason, refusal.explanation) == ("format", "a manifest cannot be read by another program")
+
+
+def test_what_says_something_else_there_is_refused(place: Place, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    made = place.a.batch([row(n) for n in range(9)], place.card)
+    path.write_bytes(made.table)
+    table = manifest.from_parquet(made.table, facility=place.a.name)
+    plain_reader.check(path, table)
+    for other in (table.slice(1), table.take([1, 0, *range(2, 9)]), pa.concat_tables([table, table])):
+        with pytest.raises(FormatError, match="something else"):
+            plain_reader.check(path, other)
+
+
+def test_a_catalog_that_meets_one_goes_on(place: Place, odd: Made) -> None:
+    """One that was committed before it was looked for."""
+    layout, batch = place.store.layout, Batch(place.a.card.facility, odd.batch)
+    batches.stage(layout.manifest(*batch), odd.table, odd.statement)
+    place.put(place.b, place.b.batch([row(1)], place.card))
+    assert place.work().stored == 1
+    with Catalog(layout, place.store.settings) as catalog:
+        for step in (lambda: catalog.follow(batch), catalog.rebuild):
+            step()
             assert catalog.totals() == {place.a.name: (1, 40), place.b.name: (1, 1)}
             sizes = catalog.row(
-                "SELECT sum(object_bytes) FROM instances WHERE menu = $m", {"m": "Thorax\0routine"}
+                "SELECT sum(object_bytes) FROM instances WHERE contains(menu, $m)", {"m": "\0"}
             )
             assert sizes == (sum(map(len, odd.objects.values())),)
-            places = catalog.places([names.object_id(name) for name in odd.objects], [place.a.card.facility])
-            pack = place.store.layout.pack(odd.batch).read_bytes()
-            for found in places:
-                assert pack[found.offset : found.offset + found.length] == odd.objects[found.object]
-            catalog.rebuild()
+            for found in catalog.places([names.object_id(name) for name in odd.objects], [batch.facility]):
+                assert odd.plain[found.offset : found.offset + found.length] == odd.objects[found.object]

@@ -204,7 +204,8 @@ def test_what_nobody_fetched_goes_by_age(place: Place) -> None:
     now = 1_000 * day
     ages = {
         layout.outbound(A) / "old.answer": 20, layout.outbound(A) / "new.answer": 1,
-        layout.quarantine(A) / "old.refused": 40, layout.quarantine(A) / "new.refused": 20,
+        layout.quarantine(A) / "old.reason": 40, layout.quarantine(A) / "new.reason": 20,
+        layout.quarantine(A) / "old.refused": -99, layout.quarantine(A) / "new.refused": 999,
         layout.inbound(A) / "old.batch.part": 3, layout.inbound(A) / "new.batch.part": 1,
         layout.inbound(A) / f"{'0' * 64}.batch": 400,
     }  # fmt: skip
@@ -214,5 +215,5 @@ def test_what_nobody_fetched_goes_by_age(place: Place) -> None:
     swept = inbox.sweep(layout, A, answers=14 * day, refused=30 * day, parts=2 * day, now=now)
     assert swept == 3
     assert {path.name for path in ages if path.exists()} == {
-        "new.answer", "new.refused", "new.batch.part", f"{'0' * 64}.batch",
+        "new.answer", "new.refused", "new.reason", "new.batch.part", f"{'0' * 64}.batch",
     }  # fmt: skip
