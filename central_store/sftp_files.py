@@ -227,6 +227,7 @@ class Files:
         where = self._file(path)
         folder = self._folders[where.folder]
         os.unlink(where.name, dir_fd=folder)
+        self._forget(where.name)  # the disk gets its room back now
         if not where.part:
             os.fsync(folder)
 
@@ -239,8 +240,9 @@ class Files:
         there = os.stat(src.name, dir_fd=folder, follow_symlinks=False)
         if there.st_nlink != 1:
             raise PermissionError(errno.EACCES, "this file has another name elsewhere")
-        if src.name in self._written and not os.path.samestat(there, os.fstat(self._written[src.name])):
-            raise OSError(errno.ESTALE, "another session has begun this file again")
+        ours = self._written.get(src.name)
+        if ours is None or not os.path.samestat(there, os.fstat(ours)):
+            raise OSError(errno.ESTALE, "this session did not write this file")
         if any(handle.place == src for handle in self._handles.values()):
             raise OSError(errno.EBUSY, "the file is still open for writing")
         if not replace and _exists(dst.name, folder):

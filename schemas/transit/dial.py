@@ -31,6 +31,7 @@ WINDOW = 32 * 1024 * 1024
 SSH_PACKET = 128 * 1024
 """Largest SSH packet we take, in bytes of data."""
 
+_KEEP = 15  # seconds between questions to a silent peer
 _NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE, RFC 4254 section 5.1
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
@@ -77,9 +78,15 @@ def prefer(transport: paramiko.Transport) -> None:
 
 
 def set_socket(sock: socket.socket, timeout: float) -> None:
-    """Send small packets at once; give up on a peer that acknowledges nothing for `timeout` seconds."""
+    """Send small packets at once; give up on a peer that acknowledges nothing for `timeout` seconds.
+
+    A silent peer is asked every few seconds whether it is still there.
+    """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEP)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEP)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # RFC 5482; Linux
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout * 1000))
 
