@@ -14,6 +14,7 @@
     quarantine/<facility>/                 what was refused, with the reason
     journal/<batch-id>                     batches between commit and receipt
     staging/                               unfinished work: emptied at every start
+    authorized_keys/<facility>             for OpenSSH in front (`fstore sshd-config`)
     lock                                   held by the one writing process
 
 Guarantees: every path is built from ids that passed `schemas.names`. Leaves to others: making folders.
@@ -72,6 +73,11 @@ class Layout:
     def card(self, facility: FacilityName) -> Path:
         """One facility's card."""
         return self.facilities / f"{facility}.json"
+
+    @property
+    def authorized_keys(self) -> Path:
+        """What OpenSSH reads at a login, one file for each facility; there only if it stands in front."""
+        return self.root / "authorized_keys"
 
     @property
     def accounts(self) -> Path:

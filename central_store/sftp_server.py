@@ -294,9 +294,7 @@ def _child(
         signal.alarm(limits.login_seconds)
         logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what matters has a line of its own
         _bound_memory(limits.memory_bytes)
-        set_socket(
-            sock, limits.packet_seconds
-        )  # a terminal that is gone must not count as a session for long
+        set_socket(sock, limits.packet_seconds)  # who is gone must not count as a session for long
         _session(sock, peer, key, shelf_of, limits, parent, line)
         code = 0
     except (FormatError, OSError, EOFError, paramiko.SSHException, MemoryError) as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from central_store.replies import REASONS as STORE_REASONS
+from central_store.settings import Settings as StoreSettings
 from facility_sync import reasons, restore, settings
 from schemas import columns, extract, messages
 from schemas.errors import EXIT_CODES
@@ -57,6 +58,14 @@ def plain_table(heads: list[str], source: dict[str, str]) -> str:
     return table(heads, [[f"`{code}`", text] for code, text in source.items()])
 
 
+def store_settings_table() -> str:
+    rows = []
+    for item in dataclasses.fields(StoreSettings):
+        default = "" if item.default is dataclasses.MISSING else f"`{item.default}`"
+        rows.append([f"`{item.name}`", default, item.metadata["doc"]])
+    return table(["key", "default", "meaning"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "messages": message_table,
     "columns": column_table,
@@ -66,6 +75,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "flags": lambda: plain_table(["flag", "meaning"], extract.FLAGS),
     "restore-reasons": lambda: plain_table(["reason", "meaning"], restore.REASONS),
     "store-reasons": lambda: plain_table(["reason", "meaning"], STORE_REASONS),
+    "store-settings": store_settings_table,
     "settings": lambda: table(
         ["key", "default", "meaning"],
         [[f"`{k}`", f"`{d}`" if d else "", t] for k, d, t in settings.describe()],

@@ -20,6 +20,7 @@ _COMMANDS = {
     "grants": ("people", "List who sees whose images."),
     "serve": ("work", "Run the SFTP server and the service."),
     "ingest": ("work", "Work through the shelves once, for cron behind another SFTP server."),
+    "sshd-config": ("road", "Print a hardened configuration for OpenSSH in front of the store."),
     "status": ("look", "What is stored, and what waits."),
     "check": ("look", "Check that everything promised is there."),
     "rebuild": ("look", "Make the catalog again from the manifests."),
@@ -36,7 +37,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"central_store.cli.{_COMMANDS[cmd_name][0]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)  # noqa: S101  # the table above names commands only
         return command
 

@@ -81,7 +81,12 @@ def enrol(root: Root, facility_card: Path, replace_key: bool, as_json: bool) -> 
         found = messages.FacilityCard.from_bytes(data.rstrip(b"\n"))
     except FormatError as error:
         raise FormatError(f"{facility_card.name} is no facility's card: {error}") from error
-    facilities.enrol(root.open().layout, found, replace_key=replace_key)
+    layout = root.open().layout
+    facilities.enrol(layout, found, replace_key=replace_key)
+    if layout.authorized_keys.is_dir():  # OpenSSH stands in front: a new key counts at once there too
+        from central_store import sshd_config
+
+        sshd_config.write_keys(layout)
     prints = {"facility": found.facility, "ssh_key": keys.fingerprint(found.ssh_key)}
     show(as_json, prints, f"enrolled {found.facility}, key {prints['ssh_key']}")
 
