@@ -2,13 +2,13 @@
 
 A footer may say that a table is small while its pages are not: a page of a few kilobytes can hold gigabytes.
 And a decoder written in C++ may abort the whole process over a footer with a hole in it. So `check` looks
-first. Guarantees: it returns only if footer and page headers can be read, nothing is encrypted or lies in
-another file, every column chunk is tiled by its pages without gap or overlap, every page is in a plain or
-dictionary encoding, and what all values take together stays within the limit even if each is as long as the
-longest in its dictionary. The decoder believes page headers, and so these are what is believed here. What the
-Thrift protocol lets two readers understand differently is refused: a field that stands twice, a number of a
-field beyond 16 bits, a value in another type than the field's. What was understood of the footer is returned,
-for whoever can ask the decoder what it understands.
+first. Guarantees: it returns only if footer and page headers can be read, nothing is encrypted, lies in
+another file or is an index, every column chunk is tiled by its pages without gap or overlap, every page is in
+a plain or dictionary encoding, and what all values take together stays within the limit even if each is as
+long as the longest in its dictionary. The decoder believes page headers, and so these are what is believed
+here. What the Thrift protocol lets two readers understand differently is refused: a field that stands twice,
+a number of a field beyond 16 bits, a value in another type than the field's. What was understood of the
+footer is returned, for whoever can ask the decoder what it understands.
 
 Source: parquet.thrift (FileMetaData to DictionaryPageHeader), Thrift compact protocol.
 
@@ -105,7 +105,8 @@ def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[Chunk]:
 
 def _chunk(chunk: Any, most: int) -> Chunk:
     meta = chunk.get(3) if isinstance(chunk, dict) else None
-    if not isinstance(meta, dict) or {1, 8, 9} & set(chunk):  # in another file, or encrypted
+    # In another file, encrypted, or with a page index or a Bloom filter, by which a query passes over rows.
+    if not isinstance(meta, dict) or {1, 4, 5, 6, 7, 8, 9} & set(chunk) or {14, 15} & set(meta):
         raise FormatError("a manifest's footer is not as it should be")
     kind, codec = _int(meta, 1), _int(meta, 4)
     if codec not in _CODECS or kind not in _TYPES:

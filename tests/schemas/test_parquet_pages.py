@@ -47,7 +47,7 @@ def test_a_plain_one_passes_whoever_cut_its_pages():
     for how in (
         {}, {"compression": "none"}, {"row_group_size": 10}, {"data_page_size": 100},
         {"use_dictionary": False}, {"dictionary_pagesize_limit": 100}, {"data_page_version": "2.0"},
-        {"write_page_checksum": True}, {"write_page_index": True},
+        {"write_page_checksum": True}, {"write_statistics": False},
     ):  # fmt: skip
         assert manifest.from_parquet(written(table, **how), facility="clinic-a").equals(table), how
 
@@ -104,7 +104,7 @@ def test_a_page_that_inflates_is_refused_by_its_header():
     {"compression": "gzip"}, {"compression": "snappy"},
     {"use_dictionary": False, "column_encoding": {"menu": "DELTA_BYTE_ARRAY"}},
     {"use_dictionary": False, "column_encoding": {"menu": "DELTA_LENGTH_BYTE_ARRAY"}},
-    {"use_dictionary": False, "column_encoding": {"rows": "DELTA_BINARY_PACKED"}},
+    {"use_dictionary": False, "column_encoding": {"rows": "DELTA_BINARY_PACKED"}}, {"write_page_index": True},
 ])  # fmt: skip
 def test_what_a_manifest_is_never_written_in_is_refused(how):
     assert refused(written(rows(3), **how))
