@@ -200,6 +200,23 @@ class StoreCard(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Capsule(Message):
+    """A facility says: this is what a protected object restores.
+
+    `original` is the SHA-256 of the file, `item` that of the element (0400,0550) beside the capsule,
+    `pixels_at` where the pixel value stood in the file. As short as it can be: it is in every object.
+    """
+
+    TYPE: ClassVar[str] = "capsule"
+    facility: names.FacilityName = _is(names.facility_name)
+    original: str = _is(names.object_id)
+    original_bytes: int = _is(_count)
+    item: str = _is(names.object_id)
+    pixels_at: int = _is(_count)
+    created: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Statement(Message):
     """A facility says: these objects, in this order, are mine. It survives sealing and replication."""
 

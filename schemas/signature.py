@@ -59,6 +59,16 @@ def sign(key: Ed25519PrivateKey, space: str, data: bytes) -> str:
     return _armored(ssh_blob(ssh_line(key.public_key())), space, key.sign(_signed_blob(space, data)))
 
 
+def raw(armored: str) -> bytes:
+    """The 64 bytes of the Ed25519 signature in an armor; with the signer they say all of it."""
+    return _last_bytes(armored, 64)
+
+
+def armor(signer: str, space: str, signed: bytes) -> str:
+    """The armor again, from the signer (an `ssh-ed25519 …` line) and `raw`."""
+    return _armored(ssh_blob(signer), space, signed)
+
+
 def verify(armored: str, signer: str, space: str, data: bytes) -> None:
     """Check that `signer` (an `ssh-ed25519 …` line) signed `data` for `space`.
 

@@ -8,8 +8,9 @@ E.3; edition 2026c, `profile.csv` beside this module). Guarantees, in this order
 - a basic action with variants (X/Z, X/D, ...) becomes the one that is valid whatever the attribute's type in
   its IOD: a dummy for D, zero length for Z;
 - public attributes that neither the table nor the dictionary knows go;
-- attributes outside the table whose value is free text or of an unknown kind go, if the dictionary or the
-  file says so;
+- `OURS` comes first: texts that people type and the table does not know, and what validity asks for;
+- free text outside the table becomes a dummy; a value of an unknown kind, or of another than the dictionary
+  says where one of the two is free text, goes;
 - the rest stays.
 
 Leaves to others: walking over a data set, items of sequences included; the tokens that stand for patient ID
@@ -59,8 +60,8 @@ CODES = (
 """Code value and meaning, scheme DCM, for De-identification Method Code Sequence (PS3.16 CID 7050)."""
 
 DUMMIES: dict[str, bytes] = {
-    **dict.fromkeys(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UT"), b"REMOVED "),
-    "PN": b"REMOVED^",  # a name without ^ is the retired form
+    **dict.fromkeys(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UT"), b"ANON"),
+    "PN": b"ANON^^",  # a name without ^ is the retired form
     "DA": b"19000101",
     "TM": b"000000",
     "DT": b"19000101000000",
@@ -73,6 +74,31 @@ DUMMIES: dict[str, bytes] = {
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), bytes(8)),
 }
 """By VR a value that says nothing; even length, either byte order, any character set (PS3.5 section 6.2)."""
+
+OURS: dict[int, Action] = {
+    # Short texts outside the table that somebody types, or that say when somebody was born or died.
+    0x00100033: Action.REMOVE,  # birth date in an alternative calendar
+    0x00100034: Action.REMOVE,  # death date in an alternative calendar
+    0x00100035: Action.REMOVE,  # which calendar
+    0x00102295: Action.REMOVE,  # Breed Registration Number
+    0x00120063: Action.REMOVE,  # De-identification Method of an earlier tool
+    0x00189423: Action.REMOVE,  # Acquisition Protocol Name
+    0x00400255: Action.REMOVE,  # Performed Procedure Type Description
+    0x00401060: Action.REMOVE,  # Requested Procedure Description, retired
+    0x30040006: Action.REMOVE,  # Dose Comment
+    0x300600C8: Action.REMOVE,  # Frame of Reference Transformation Comment
+    # The same, but required where they stand.
+    0x00209453: Action.DUMMY,  # Frame Label
+    0x00620005: Action.DUMMY,  # Segment Label
+    0x00700081: Action.DUMMY,  # Content Description
+    0x30020002: Action.DUMMY,  # RT Image Label
+    0x300A0183: Action.DUMMY,  # Patient Setup Label
+    # X in the table, but of type 2 in an IOD: without them an object that was valid would not be.
+    0x00102297: Action.EMPTY,  # Responsible Person
+    0x00102299: Action.EMPTY,  # Responsible Organization
+    0x00420010: Action.EMPTY,  # Document Title
+}
+"""Where we are stricter than the table, or valid where it is not."""
 
 _ACTIONS = {
     "X": Action.REMOVE,
@@ -114,6 +140,8 @@ def _rule(tag: int, vr: str) -> _Rule:
         return _Rule(Action.REMOVE, "private attribute")
     if not tag & 0xFFFF:
         return _Rule(Action.REMOVE, "group length")
+    if tag in OURS:
+        return _Rule(OURS[tag], "stricter than Table E.1-1, or for validity")
     table = _table()
     rule = table.single.get(tag) or next(
         (r for mask, value, r in table.repeating if tag & mask == value), None
@@ -127,10 +155,15 @@ def _unlisted(tag: int, vr: str) -> _Rule:
     except KeyError:
         return _Rule(Action.REMOVE, "unknown attribute")
     if kinds & _FREE_TEXT:
-        return _Rule(Action.REMOVE, "free text")
+        return _Rule(Action.DUMMY if len(kinds) == 1 else Action.REMOVE, "free text")
     if "UN" in kinds:
         return _Rule(Action.REMOVE, "value of an unknown kind")
     return _Rule(Action.KEEP, "not in Table E.1-1")
+
+
+def single() -> frozenset[int]:
+    """The attributes of the table that are one tag each."""
+    return frozenset(_table().single)
 
 
 @lru_cache(maxsize=1 << 14)  # more than there are attributes; bounded, since a file may name any tag

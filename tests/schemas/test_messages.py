@@ -21,6 +21,9 @@ SAMPLES: dict[type[messages.Message], dict[str, object]] = {
         "store": "central", "host": "127.0.0.1", "port": 2222, "host_key": SSH, "signing_key": SSH,
         "age_recipient": AGE,
     },
+    messages.Capsule: {
+        "facility": "clinic-a", "original": H, "original_bytes": 9, "item": H, "pixels_at": 5, "created": T,
+    },
     messages.Statement: {
         "facility": "clinic-a", "sequence": 1, "previous": "", "batch": H, "objects": 2, "bytes": 9,
         "created": T,
