@@ -1,12 +1,14 @@
-"""One source file, read once, to a manifest row and a sealed object.
+"""One source file, read once, to a manifest row and a stored object.
 
-Order: open, look, hash, header, row, seal, open the seal again and compare, look once more. Guarantees: a
-file that is taken was proved to come back bit for bit with the domain's key before anything is sent; a
-file that changed meanwhile is not taken; a bad file is a `Refused`, never an exception; memory stays
+Order: open, look, hash, header, row, protect or seal, open what was stored and compare, look once more.
+Guarantees: a file that is taken was proved to come back bit for bit with the domain's key before anything is
+sent; a file that changed meanwhile is not taken; a bad file is a `Refused`, never an exception; memory stays
 bounded whatever the file's size (up to 64 MiB it is held, beyond it streams through the open file).
 
-Leaves to others: which files (`facility_sync.intake`), where the seal goes (`facility_sync.pack`). Runs
-in worker processes: pyrage holds the interpreter lock.
+What does not clearly show no identity, and what would not come back as a protected object, is sealed whole.
+
+Leaves to others: which files (`facility_sync.intake`), where the object goes (`facility_sync.pack`), what is
+protected (`facility_sync.identity.decide`). Runs in worker processes: pyrage holds the interpreter lock.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from facility_sync.dicom_file import Header, Refused, read_header
-from facility_sync.identity import sealed, tokens
+from facility_sync.identity import cms, decide, frames, objects, protect, sealed, tokens
 from facility_sync.identity.domains import Domain, Keyring
 from schemas.errors import Damaged, FormatError, SealError
 from schemas.extract import Clear, Identity, SiteMap, clear_columns
@@ -33,54 +35,54 @@ _BLOCK = 1024 * 1024
 
 
 class Taken(NamedTuple):
-    """A file that was taken: its whole manifest row."""
+    """A file that was taken: its whole manifest row, and why it was protected or sealed whole.
+
+    The reasons are codes of `identity.decide.REASONS`.
+    """
 
     row: dict[str, Any]
+    reasons: tuple[str, ...]
 
 
-def take(
-    path: Path,
-    *,
-    facility: str,
-    domains: Sequence[Domain],
-    site_map: SiteMap,
-    captured_at: datetime,
-    max_bytes: int,
-    sink: BinaryIO,
-) -> Taken | Refused:
+class Context(NamedTuple):
+    """What every file of a batch is taken with.
+
+    Attributes:
+        domains: who may read it; the first is the facility's own.
+        site_map: from descriptions to the menu.
+        captured_at: written into the rows.
+        max_bytes: largest file taken.
+        writer: who protects; its facility is the rows'.
+        rules: what is sealed whole.
+        compress: whether protected objects are compressed where that saves something.
+    """
+
+    domains: tuple[Domain, ...]
+    site_map: SiteMap
+    captured_at: datetime
+    max_bytes: int
+    writer: protect.Writer
+    rules: decide.Rules
+    compress: bool = True
+
+
+def take(path: Path, context: Context, sink: BinaryIO) -> Taken | Refused:
     """Take one file.
 
     Args:
         path: the file.
-        facility: whose image it is.
-        domains: who may read it; the first is the facility's own.
-        site_map: from descriptions to the menu.
-        captured_at: written into the row.
-        max_bytes: largest file taken.
-        sink: readable and writable; the sealed object is written from where it stands.
+        context: what it is taken with.
+        sink: readable and writable; the stored object is written from where it stands.
 
     Raises:
         OSError: the sink failed.
-        Damaged: the sealed object does not open to the file: memory or disk are at fault.
+        Damaged: the stored object does not open to the file: memory or disk are at fault.
     """
     try:
         with _opened(path) as file:
-            header, made, digest, size = _sealed_file(file, domains, max_bytes, sink)
+            return _Taking(file, context, sink).taken()
     except _NotTakenError as error:
         return Refused(error.reason)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's may quote values
-        clear = clear_columns(
-            header.dataset, transfer_syntax=header.transfer_syntax, facility=facility, site_map=site_map
-        )
-    return Taken(
-        _row(clear, header, made, domains)
-        | {
-            "dicom_bytes": size,
-            "source_digest": tokens.keyed_digest(domains[0], digest),
-            "captured_at": captured_at,
-        }
-    )
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -95,34 +97,105 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe that nobody writes to
 
 
-def _sealed_file(
-    file: BinaryIO, domains: Sequence[Domain], max_bytes: int, sink: BinaryIO
-) -> tuple[Header, sealed.SealedObject, bytes, int]:
-    """Header, seal, SHA-256 and size of a file that stood still and was proved to come back."""
-    before = os.fstat(file.fileno())
-    size = before.st_size
-    if not stat.S_ISREG(before.st_mode):
-        raise _NotTakenError("unreadable")
-    if size > max_bytes:
-        raise _NotTakenError("too-large")
-    source, digest = _content(file, size)
-    header = read_header(source, size)
-    if isinstance(header, Refused):
-        raise _NotTakenError(header.reason)
-    source.seek(0)
-    start = sink.tell()
-    made = sealed.seal_object(source, size, sink, domains)
-    if _changed(before, os.fstat(file.fileno())):
-        raise _NotTakenError("changed-while-reading")
-    again = _Same(source) if isinstance(source, io.BytesIO) else _Digest(digest)
-    if not _proved(sink, start, made, size, again, domains):
-        if _content(file, size)[1] != digest:
+class _Taking:
+    """One file on its way."""
+
+    def __init__(self, file: BinaryIO, context: Context, sink: BinaryIO) -> None:
+        self._file, self._context, self._sink = file, context, sink
+
+    def taken(self) -> Taken:
+        """Its row, when its object is in the sink, was proved, and the file stood still."""
+        before = os.fstat(self._file.fileno())
+        self._size = before.st_size
+        if not stat.S_ISREG(before.st_mode):
+            raise _NotTakenError("unreadable")
+        if self._size > self._context.max_bytes:
+            raise _NotTakenError("too-large")
+        self._reasons: tuple[str, ...] = ()
+        self._source, self._digest = _content(self._file, self._size)
+        header = read_header(self._source, self._size)
+        if isinstance(header, Refused):
+            raise _NotTakenError(header.reason)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's may quote values
+            clear = clear_columns(
+                header.dataset,
+                transfer_syntax=header.transfer_syntax,
+                facility=self._context.writer.facility,
+                site_map=self._context.site_map,
+            )
+            made = self._stored(header, clear)
+        if _changed(before, os.fstat(self._file.fileno())):
             raise _NotTakenError("changed-while-reading")
-        raise Damaged(
-            "a sealed image does not open to the file it was made of",
-            hint="Nothing was sent. Check this machine's memory and disk, then run the command again.",
+        return Taken(
+            _row(clear, header, made, self._context.domains)
+            | {
+                "dicom_bytes": self._size,
+                "source_digest": tokens.keyed_digest(self._context.domains[0], self._digest),
+                "captured_at": self._context.captured_at,
+            },
+            self._reasons,
         )
-    return header, made, digest, size
+
+    def _stored(self, header: Header, clear: Clear) -> frames.Encoded:
+        """Write the object, protected if it may be and comes back, else sealed whole."""
+        start = self._sink.tell()
+        made = self._protected(header, clear)
+        if made is not None:
+            if self._proved(start, made):
+                return made
+            self._reasons = ("not-proved",)
+        self._sink.seek(start)
+        self._sink.truncate()
+        self._source.seek(0)
+        made = sealed.seal_object(self._source, self._size, self._sink, self._context.domains)
+        if not self._proved(start, made):
+            if _content(self._file, self._size)[1] != self._digest:
+                raise _NotTakenError("changed-while-reading")
+            raise Damaged(
+                "a sealed image does not open to the file it was made of",
+                hint="Nothing was sent. Check this machine's memory and disk, then run the command again.",
+            )
+        return made
+
+    def _protected(self, header: Header, clear: Clear) -> frames.Encoded | None:
+        context, found = self._context, clear.identity.values
+        decision = decide.decide(
+            header.dataset, clear.row["body_part"], self._source, self._size, context.rules
+        )
+        self._reasons = decision.reasons
+        if decision.layout is None:
+            return None
+        own = tokens.patient_id(context.domains[0].current, found["patient_id"], found["issuer"])
+        try:
+            face = protect.protect(
+                decision.layout,
+                instance=clear.row["sop_instance_uid"],
+                original=self._digest,
+                token=own[0] if own else "",
+                writer=context.writer,
+                iv=os.urandom(cms.IV_BYTES),
+            )
+        except protect.CannotProtectError as error:
+            self._reasons = (error.reason,)
+            return None
+        return objects.store_protected(
+            face, decision.layout, self._source, self._sink, compress=context.compress
+        )
+
+    def _proved(self, start: int, made: frames.Encoded) -> bool:
+        """Open what was just stored, from where it was written to, and compare."""
+        again: Any = _Same(self._source) if isinstance(self._source, io.BytesIO) else _Digest(self._digest)
+        self._sink.flush()
+        self._sink.seek(start)
+        part = io.BytesIO(self._sink.read(made.size)) if made.size <= _HELD else self._sink
+        keyring = Keyring(self._context.domains)
+        try:
+            objects.open_object(part, again, made.encoding, keyring, size=self._size)
+        except (SealError, FormatError):
+            return False
+        self._sink.seek(start + made.size)
+        return bool(again.fits())
 
 
 class _NotTakenError(Exception):
@@ -216,29 +289,7 @@ class _Digest:
         return self._digest.digest() == self._expected
 
 
-def _proved(
-    sink: BinaryIO,
-    start: int,
-    made: sealed.SealedObject,
-    size: int,
-    again: _Same | _Digest,
-    domains: Sequence[Domain],
-) -> bool:
-    """Open what was just sealed, from where it was written to, and compare."""
-    sink.flush()
-    sink.seek(start)
-    part = io.BytesIO(sink.read(made.size)) if made.size <= _HELD else sink
-    try:
-        sealed.open_object(part, cast(BinaryIO, again), made.encoding, Keyring(tuple(domains)), size=size)
-    except (SealError, FormatError):
-        return False
-    sink.seek(start + made.size)
-    return again.fits()
-
-
-def _row(
-    clear: Clear, header: Header, made: sealed.SealedObject, domains: Sequence[Domain]
-) -> dict[str, Any]:
+def _row(clear: Clear, header: Header, made: frames.Encoded, domains: Sequence[Domain]) -> dict[str, Any]:
     """Everything but what the file itself says."""
     identity = clear.identity
     found = identity.values

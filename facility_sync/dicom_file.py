@@ -26,6 +26,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
 from facility_sync.elements import LONG_VRS, Walk, is_vr, walk
+from facility_sync.identity import risk
 from schemas import names
 from schemas.errors import FormatError
 from schemas.extract import KEYWORDS
@@ -37,7 +38,7 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 _MAX_INFLATED = 64 * 1024 * 1024
 _SCANNED = 1024 * 1024
 _BLOCK = 64 * 1024
-_WANTED = frozenset(int(tag) for tag in map(tag_for_keyword, KEYWORDS) if tag is not None)
+_WANTED = frozenset(int(tag) for tag in map(tag_for_keyword, (*KEYWORDS, *risk.KEYWORDS)) if tag is not None)
 _DIRECTORY_CLASS, _DIRECTORY = "1.2.840.10008.1.3.10", 0x00041220
 _INSTANCE, _CHARSET = BaseTag(0x00080018), BaseTag(0x00080005)
 _INSTANCE_BYTES = re.compile(

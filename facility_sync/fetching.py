@@ -20,9 +20,10 @@ from typing import Any
 
 from facility_sync import exchange, restore
 from facility_sync.ask import PATIENCE, Account, Reader
-from facility_sync.filenames import image_path
+from facility_sync.filenames import image_path, protected_path
 from facility_sync.home import Home
 from facility_sync.identity.domains import Keyring
+from facility_sync.identity.objects import PROTECTED
 from facility_sync.restore import Outcome, Target
 from facility_sync.rounds import Progress
 from facility_sync.workers import Workers
@@ -57,10 +58,15 @@ class Fetched:
         }  # fmt: skip
 
 
-def targets(rows: Iterable[dict[str, Any]], to: Path, keyring: Keyring) -> Iterator[Target]:
+def targets(
+    rows: Iterable[dict[str, Any]], to: Path, keyring: Keyring, *, protected: bool
+) -> Iterator[Target]:
     """Where the image of each row goes."""
     reader = Reader(keyring)
     for row in rows:
+        if protected:
+            yield restore.target_of(row, to / protected_path(row), protected=True)
+            continue
         yield restore.target_of(row, to / image_path(row, reader.identity(row) or {}))
 
 
@@ -80,7 +86,7 @@ def pieces(wanted: Iterable[Target]) -> Iterator[list[Target]]:
 
 @dataclass
 class Fetch:
-    """One fetch under way."""
+    """One fetch under way; `protected`: of the protected files, not of the originals."""
 
     home: Home
     desk: exchange.Desk
@@ -88,6 +94,7 @@ class Fetch:
     keyring: Keyring
     workers: Workers
     progress: Progress
+    protected: bool = False
     done: Fetched = field(default_factory=Fetched)
 
     def run(self, rows: list[dict[str, Any]], to: Path) -> None:
@@ -116,9 +123,11 @@ class Fetch:
 
     def _missing(self, rows: list[dict[str, Any]], to: Path) -> Iterator[Target]:
         held = {domain.id for domain in self.keyring.domains}
-        for target in targets(rows, to, self.keyring):
+        for target in targets(rows, to, self.keyring, protected=self.protected):
             self.done.matched += 1
-            if not held & set(target.domains):
+            if self.protected and target.encoding not in PROTECTED:
+                self.done.failed.append(Outcome(target, "sealed-whole"))
+            elif not self.protected and not held & set(target.domains):
                 self.done.failed.append(Outcome(target, "no-key"))
             elif restore.is_in_place(target, self.keyring):
                 self.done.in_place += 1

@@ -67,5 +67,15 @@ def image_path(row: Mapping[str, Any], identity: Mapping[str, Any]) -> PurePosix
     return PurePosixPath(*parts)
 
 
+def protected_path(row: Mapping[str, Any]) -> PurePosixPath:
+    """`study/series/instance.dcm` of a protected file: no identity is in the name."""
+    instance = str(row["sop_instance_uid"])
+    return PurePosixPath(
+        "study-" + short(str(row.get("study_uid"))),
+        "series-" + short(str(row.get("series_uid"))),
+        f"{short(instance)}-{str(row['object_sha256'])[:12]}.dcm",
+    )
+
+
 def _texts(*values: object) -> list[str]:
     return [str(value) for value in values if value not in (None, "")]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from facility_sync import capture
 from facility_sync.dicom_file import Refused
+from facility_sync.home import Home
+from facility_sync.identity import cms, decide, domain_files, protect
 from facility_sync.identity.domains import Domain
 from facility_sync.plan import Wanted
 from schemas import container, envelope, manifest, messages, names, ustar
@@ -47,33 +50,78 @@ class Left(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What every file of a round is taken with."""
+    """What every file of a round is taken with; crosses to worker processes.
+
+    Attributes:
+        facility: whose images they are.
+        domains: who may read them.
+        key: the facility's Ed25519 key, 32 bytes.
+        escrow: certificate in PEM of who may open protected objects too, if anybody.
+        menu: from descriptions to the menu.
+        captured: written into the rows.
+        max_file: largest file taken, in bytes.
+        rules: what is sealed whole.
+    """
 
     facility: str
     domains: tuple[Domain, ...]
+    key: bytes
+    escrow: bytes | None
     menu: Mapping[str, Mapping[str, str]]
     captured: datetime
     max_file: int
+    rules: decide.Rules
+
+
+def context(home: Home, captured: datetime) -> Context:
+    """The context of a terminal; raises `SettingsError` when a domain or the escrow is missing."""
+    settings = home.settings
+    return Context(
+        facility=settings.facility,
+        domains=domain_files.load(home.domains).sealing(settings.consortia),
+        key=home.ssh_key.private_bytes_raw(),
+        escrow=domain_files.escrow_certificate(settings.escrow_certificate),
+        menu=settings.menu,
+        captured=captured,
+        max_file=settings.max_file_mib * 1024 * 1024,
+        rules=decide.Rules(),
+    )
+
+
+def capturing(context: Context, more: Sequence[bytes] = ()) -> capture.Context:
+    """For one batch: its protected objects share a content key, so that it is wrapped and opened once.
+
+    Args:
+        context: of the terminal.
+        more: certificates in PEM of further readers of the protected objects.
+    """
+    certificates = [domain.current.certificate for domain in context.domains] + list(more)
+    if context.escrow is not None:
+        certificates.append(context.escrow)
+    writer = protect.Writer(
+        facility=context.facility,
+        key=Ed25519PrivateKey.from_private_bytes(context.key),
+        content_key=cms.content_key(os.urandom(cms.KEY_BYTES), certificates),
+        domain_keys={domain.id: domain.capsule_key() for domain in context.domains},
+        created=messages.rfc3339(context.captured),
+    )
+    return capture.Context(
+        context.domains, context.menu, context.captured, context.max_file, writer, context.rules
+    )
 
 
 def take_files(
     batch: Sequence[Wanted], spool: Path, context: Context, progress: Callable[[int], None] | None = None
 ) -> tuple[list[Spooled], list[Left]]:
-    """Read each file once; seal each into `spool`."""
+    """Read each file once; store each in `spool`, protected or sealed."""
     taken: list[Spooled] = []
     left: list[Left] = []
+    how = capturing(context)
     with spool.open("w+b") as sink:
         for item in batch:
             start = sink.seek(0, io.SEEK_END)
-            result = capture.take(
-                Path(item.source, item.fact.folder, item.fact.name),
-                facility=context.facility,
-                domains=context.domains,
-                site_map=context.menu,
-                captured_at=context.captured,
-                max_bytes=context.max_file,
-                sink=sink,
-            )
+            path = Path(item.source, item.fact.folder, item.fact.name)
+            result = capture.take(path, how, sink)
             if isinstance(result, Refused):
                 sink.truncate(start)
                 left.append(Left(item, result.reason))

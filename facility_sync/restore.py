@@ -13,13 +13,15 @@ Leaves to others: asking (`facility_sync.ask`), names (`facility_sync.filenames`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from facility_sync.identity import sealed, tokens
+from facility_sync.identity import objects, reidentify, tokens
 from facility_sync.identity.domains import Keyring
 from schemas import container, envelope, messages, ustar
 from schemas.errors import FormatError, NotExact, SealError, SyncError
@@ -27,7 +29,10 @@ from schemas.transit import durable
 
 
 class Target(NamedTuple):
-    """An object to restore: its row's facts and where its file goes."""
+    """An object to bring back: its row's facts and where its file goes.
+
+    `protected`: the protected DICOM file is wanted, not the original.
+    """
 
     object: str
     encoding: str
@@ -36,6 +41,7 @@ class Target(NamedTuple):
     source_digest: str
     domains: tuple[str, ...]
     path: Path
+    protected: bool = False
 
 
 class Outcome(NamedTuple):
@@ -49,22 +55,29 @@ REASONS: dict[str, str] = {
     "no-key": "Sealed for a domain this terminal does not hold: `fsync domain import`.",
     "missing": "The store does not hand it out: gone, or not granted to this facility.",
     "damaged": "The bytes that came back are not those the facility sealed; nothing was written.",
-    "not-exact": "What was sealed is not the file the facility read; nothing was written.",
+    "not-exact": "What was sealed is not the file the facility read; if it was a protected object, its "
+    "attributes and pixel data were written beside the place, as NAME.not-identical.dcm.",
+    "sealed-whole": "Its pixels may show an identity: there is no protected file of it, only the sealed one.",
 }
 
 
-def target_of(row: Mapping[str, Any], path: Path) -> Target:
+def target_of(row: Mapping[str, Any], path: Path, *, protected: bool = False) -> Target:
     """The target of a row at instance level."""
     return Target(
         row["object_sha256"], row["encoding"], row["object_bytes"], row["dicom_bytes"],
-        row["source_digest"], tuple(row["domains"] or ()), path,
+        row["source_digest"], tuple(row["domains"] or ()), path, protected,
     )  # fmt: skip
 
 
 def is_in_place(target: Target, keyring: Keyring) -> bool:
-    """Whether the file is there already with exactly the right bytes; reads it to know."""
+    """Whether the file is there already with exactly the right bytes; reads it to know.
+
+    A protected object that is compressed at the store is fetched again: nothing here knows its digest.
+    """
     try:
         with target.path.open("rb") as file:
+            if target.protected:
+                return hashlib.file_digest(file, "sha256").hexdigest() == target.object
             if file.seek(0, io.SEEK_END) != target.dicom_bytes:
                 return False
             file.seek(0)
@@ -133,24 +146,52 @@ def unpack(
 
 def _restore(file: BinaryIO, stored: container.Stored, target: Target, keyring: Keyring) -> str:
     """Open one object into its file; returns the reason if it could not be."""
-    if not any(domain.id in target.domains for domain in keyring.domains):
+    if not target.protected and not any(domain.id in target.domains for domain in keyring.domains):
         return "no-key"
 
-    def write(sink: BinaryIO) -> None:
+    def part() -> BinaryIO:
+        return cast(BinaryIO, _Part(file, stored.offset, stored.length))
+
+    def original(sink: BinaryIO) -> None:
         hashing = _Hashing(sink)
-        part = _Part(file, stored.offset, stored.length)
-        sealed.open_object(part, hashing, target.encoding, keyring, size=target.dicom_bytes)  # type: ignore[arg-type]
-        if _fits(hashing.digest.digest(), target, keyring) is False:
+        signed = objects.open_object(
+            part(), cast(BinaryIO, hashing), target.encoding, keyring, size=target.dicom_bytes
+        )
+        digest = hashing.digest.digest()
+        if _fits(digest, target, keyring) is False or (signed and signed != digest.hex()):
             raise NotExact("a restored file is not the one the facility read")
 
     durable.make_dirs(target.path.parent)
+    write = (
+        original
+        if not target.protected
+        else lambda sink: objects.write_protected(part(), sink, target.encoding)
+    )
     try:
         durable.publish(target.path, write, mode=0o600, replace=True, lasting=False)
     except NotExact:
+        _write_logical(part(), target, keyring)
         return "not-exact"
     except SyncError:
         return "damaged"
     return ""
+
+
+def _write_logical(part: BinaryIO, target: Target, keyring: Keyring) -> None:
+    """The original's attributes with the pixel data there are, under another name."""
+    if target.encoding not in objects.PROTECTED:
+        return
+    with contextlib.suppress(SyncError), tempfile.TemporaryFile() as whole:
+        objects.write_protected(part, cast(BinaryIO, whole), target.encoding)
+        whole.seek(0)
+
+        def write(sink: BinaryIO) -> None:
+            reidentify.reidentify(
+                cast(BinaryIO, whole), sink, objects.readers(keyring), objects.domain_keys(keyring)
+            )
+
+        path = target.path.with_suffix(".not-identical.dcm")
+        durable.publish(path, write, mode=0o600, replace=True, lasting=False)
 
 
 class _Hashing:

@@ -35,7 +35,6 @@ from typing import Protocol
 from facility_sync import exchange, intake, pack, plan
 from facility_sync.courier import Courier, mark_path, outbox_path, take_news
 from facility_sync.home import Home
-from facility_sync.identity import domain_files
 from facility_sync.ledger import Entry, Ledger
 from facility_sync.patience import Patience, persist
 from facility_sync.reasons import TRANSIENT
@@ -128,16 +127,8 @@ class Round:
                 durable.remove(path)
 
     def _work(self) -> None:
-        keyring = domain_files.load(self.home.domains)
         settings = self.home.settings
-        domain_files.escrow_certificate(settings.escrow_certificate)  # a bad one stops the round
-        context = pack.Context(
-            facility=settings.facility,
-            domains=keyring.sealing(settings.consortia),
-            menu=settings.menu,
-            captured=datetime.now(UTC),
-            max_file=settings.max_file_mib * 1024 * 1024,
-        )
+        context = pack.context(self.home, datetime.now(UTC))
         self._taking: dict[Future[tuple[list[pack.Spooled], list[pack.Left]]], Path] = {}
         self._sealing: deque[_Sealing] = deque()
         self._sending: dict[Future[str], str] = {}

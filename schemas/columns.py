@@ -65,7 +65,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="object_bytes", arrow=_LONG, required=True, rollup="sum",
            meaning="Size of the stored bytes."),
     Column(name="encoding", arrow=_TEXT, required=True,
-           meaning="What the stored bytes are: age (sealed whole) or age+zstd (compressed, then sealed)."),
+           meaning="The stored bytes: dicom (protected) or age (sealed whole); +zstd if compressed."),
     Column(name="dicom_bytes", arrow=_LONG, required=True, rollup="sum",
            meaning="Size of the file the facility read."),
     Column(name="source_digest", arrow=_TEXT, required=True, identifying=True,

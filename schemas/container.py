@@ -47,7 +47,7 @@ MESSAGE_FILES: dict[type[messages.Message], str] = {
     messages.SearchAnswer: "answer.json",
     messages.FetchAnswer: "answer.json",
 }
-ENDINGS: dict[str, str] = {"age": "age", "age+zstd": "age"}
+ENDINGS: dict[str, str] = {"dicom": "dcm", "dicom+zstd": "dcm.zst", "age": "age", "age+zstd": "age"}
 """A row's encoding to the ending of its object's name."""
 
 

@@ -22,7 +22,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "paramiko": ("schemas/transit/", "central_store/sftp_"),
     "pydicom": ("schemas/extract.py", "facility_sync/dicom_file.py", "facility_sync/identity/"),
     "pyrage": ("schemas/envelope.py", "schemas/keys.py", "facility_sync/identity/backup.py"),
-    "zstandard": ("facility_sync/identity/sealed.py", "schemas/parquet_pages.py"),
+    "zstandard": ("facility_sync/identity/frames.py", "schemas/parquet_pages.py"),
     "watchfiles": ("central_store/bell.py",),
     "sqlite3": ("facility_sync/ledger.py",),
 }

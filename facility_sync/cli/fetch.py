@@ -19,12 +19,17 @@ from schemas.errors import NotExact, SettingsError
 @click.option(
     "--to", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
 )
+@click.option(
+    "--protected",
+    is_flag=True,
+    help="The protected DICOM files, without identity: for research, teaching, AI.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @account_options
 @json_option
 @pass_home
 def fetch(
-    home: Home, /, to: Path, quiet: bool,
+    home: Home, /, to: Path, protected: bool, quiet: bool,
     user: str | None, password_file: Path | None, password_stdin: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Bring matching images back, byte for byte what the facility read.
@@ -36,6 +41,7 @@ def fetch(
     Examples:
       fsync fetch --patient-id 12345 --to ~/images --user kimura
       fsync fetch --study 1.2.840.1 --to .
+      fsync fetch --date 2024 --modality CT --protected --to ~/research
     """  # noqa: D301
     import time
 
@@ -55,7 +61,7 @@ def fetch(
     meter = output.Meter(quiet=quiet or as_json)
     try:
         with Workers(home.settings.workers) as workers, exchange.connect(home) as desk:
-            run = fetching.Fetch(home, desk, account, keyring, workers, meter)
+            run = fetching.Fetch(home, desk, account, keyring, workers, meter, protected=protected)
             for number, answer in enumerate(ask.all_rows(desk, home.settings.facility, account, wanted)):
                 if number == 0 and not as_json:
                     found = f"{output.images(answer.instances)}, {output.size(answer.bytes)}"

@@ -22,6 +22,10 @@ _COMMANDS = {
     "daemon": ("sync", "The same round on a schedule, for machines without cron."),
     "query": ("query", "Search the store."),
     "fetch": ("fetch", "Bring matching images back, bit for bit."),
+    "protect": ("single", "One file as a round would store it."),
+    "restore": ("single", "One protected or sealed file back, byte for byte."),
+    "reidentify": ("single", "Put back what any PS3.15 tool encrypted in a file."),
+    "explain": ("single", "What would become of each attribute of a file, and why."),
     "domain": ("domain", "Who may read identities: share, renew, back up."),
 }
 

@@ -15,9 +15,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from facility_sync import capture, dicom_file, reasons
+from facility_sync import capture, dicom_file, pack, reasons
 from facility_sync.dicom_file import Refused
-from facility_sync.identity import domains, sealed, tokens
+from facility_sync.identity import decide, domains, objects, tokens
 from schemas import columns, extract, manifest
 from schemas.errors import Damaged
 from tests.kit import images
@@ -27,31 +27,36 @@ from tests.kit.domains import domain
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, about the files it reads
 
 DOMAIN = domain("x")
+PROTECTED, SEALED = decide.Rules(), decide.Rules(seal_all=True)
 RING = domains.Keyring((DOMAIN,))
 
 
-def take(path: Path, sink: io.BytesIO | None = None, max_bytes: int = 1 << 33) -> capture.Taken | Refused:
-    return capture.take(
-        path, facility="clinic-a", domains=[DOMAIN], site_map={},
-        captured_at=datetime(2026, 11, 24, tzinfo=UTC), max_bytes=max_bytes, sink=sink or io.BytesIO(),
+def take(
+    path: Path, sink: io.BytesIO | None = None, max_bytes: int = 1 << 33, rules: decide.Rules = SEALED
+) -> capture.Taken | Refused:
+    context = pack.Context(
+        facility="clinic-a", domains=(DOMAIN,), key=bytes(32), escrow=None, menu={},
+        captured=datetime(2026, 11, 24, tzinfo=UTC), max_file=max_bytes, rules=rules,
     )  # fmt: skip
+    return capture.take(path, pack.capturing(context), sink or io.BytesIO())
 
 
 def header(data: bytes) -> dicom_file.Header | Refused:
     return dicom_file.read_header(io.BytesIO(data), len(data))
 
 
-def test_every_real_file_is_taken_and_comes_back_or_is_refused_with_a_reason():
+@pytest.mark.parametrize("rules", [PROTECTED, SEALED], ids=["protected", "sealed"])
+def test_every_real_file_is_taken_and_comes_back_or_is_refused_with_a_reason(rules):
     """All of pydicom's bundled files, and the corpus when it is there."""
     rows, refused = [], {}
     for path in everything():
         sink, data = io.BytesIO(), path.read_bytes()
-        result = take(path, sink)
+        result = take(path, sink, rules=rules)
         if isinstance(result, Refused):
             refused[path] = result.reason
             continue
         row, back = result.row, io.BytesIO()
-        sealed.open_object(io.BytesIO(sink.getvalue()), back, row["encoding"], RING, size=row["dicom_bytes"])
+        objects.open_object(io.BytesIO(sink.getvalue()), back, row["encoding"], RING, size=row["dicom_bytes"])
         assert back.getvalue() == data
         assert row["object_sha256"] == hashlib.sha256(sink.getvalue()).hexdigest()
         assert row["source_digest"] == tokens.keyed_digest(DOMAIN, hashlib.sha256(data).digest())

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import zstandard
 
-from facility_sync.identity import domains, sealed
+from facility_sync.identity import domains, frames, sealed
 from schemas import envelope
 from schemas.errors import FormatError, SealError
 from tests.kit.domains import domain
@@ -24,7 +24,7 @@ CONTENTS = {
 }  # fmt: skip
 
 
-def seal(data: bytes, *for_domains: domains.Domain) -> tuple[bytes, sealed.SealedObject]:
+def seal(data: bytes, *for_domains: domains.Domain) -> tuple[bytes, frames.Encoded]:
     sink = io.BytesIO()
     made = sealed.seal_object(io.BytesIO(data), len(data), sink, for_domains or (A,))
     return sink.getvalue(), made
