@@ -59,6 +59,13 @@ def committed(layout: Layout, batch: Batch) -> bool:
     return layout.manifest(*batch).is_dir()
 
 
+def same(layout: Layout, batch: Batch, folder: Path) -> bool:
+    """Whether a staged folder holds the very statement and table that were committed."""
+    pairs = ((folder / name, layout.manifest(*batch) / name) for name in FILES[:3])
+    return all(committed.is_file() and staged.read_bytes() == committed.read_bytes()
+               for staged, committed in pairs)  # fmt: skip
+
+
 def statement(layout: Layout, batch: Batch) -> tuple[Statement, Signed]:
     """A batch's statement and its signature, unverified; raises `Damaged`."""
     signed = _read(layout.manifest(*batch) / STATEMENT, batch)

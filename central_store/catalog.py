@@ -4,12 +4,14 @@
                 and three 64-bit keys, so that a look-up scans eight bytes a row instead of a text
     batches     one row each: facility, sequence, previous, counts
     conflicts   SOP instances of which a facility sent different files
+    damaged     batches whose pack is damaged: what lies in `damaged/`, looked at before each answer
 
 Guarantees: a batch is one transaction; following it again is a no-op. Its rows come from the strict reader of
 manifests, never from DuckDB's own, which may fail, or say something else, over a footer made for that. The
-same file sent twice is one row in answers (`duplicate` marks the other). No index structure is kept in
-memory for instances, so memory does not follow the archive. DuckDB's errors come out as `CatalogError`.
-The database may read no file but its own.
+same file sent twice is one row in answers: that of the undamaged batch with the lowest sequence; `duplicate`
+marks the others. So all tables follow from the files alone, in whatever order batches came. No index
+structure is kept in memory for instances, so memory does not follow the archive. DuckDB's errors come out as
+`CatalogError`. The database may read no file but its own.
 
 Leaves to others: what to ask (`central_store.query`), what was asked (`central_store.search`). One process
 may open it (DuckDB's own rule); `central_store.lock` keeps it so.
@@ -28,7 +30,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from central_store import batches
+from central_store import batches, packs
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.packs import Place
@@ -63,9 +65,9 @@ _BATCHES = """CREATE TABLE batches (
     created TIMESTAMP WITH TIME ZONE NOT NULL
 )"""
 _CONFLICTS = "CREATE TABLE conflicts (facility VARCHAR, sop_instance_uid VARCHAR)"
-VERSION = hashlib.sha256(
-    "\n".join((_INSTANCES, _BATCHES, _CONFLICTS, duckdb.__version__)).encode()
-).hexdigest()
+_DAMAGED = "CREATE TABLE damaged (batch_id VARCHAR)"
+_TABLES = (_INSTANCES, _BATCHES, _CONFLICTS, _DAMAGED)
+VERSION = hashlib.sha256("\n".join((*_TABLES, duckdb.__version__)).encode()).hexdigest()
 """Of the tables' shape and of DuckDB, whose hash function the keys use: another one means a rebuild."""
 
 _B = ustar.BLOCK
@@ -86,23 +88,32 @@ WHERE rowid IN (
     SELECT rowid FROM instances WHERE source_key IN (SELECT source_key FROM fresh)
     UNION SELECT rowid FROM instances WHERE sop_key IN (SELECT sop_key FROM fresh))
 AND facility = ?"""
-_MARK = """UPDATE fresh SET duplicate = true
-WHERE source_digest IN (SELECT source_digest FROM older) OR rowid IN (
+_IN_FRESH = """UPDATE fresh SET duplicate = true WHERE rowid IN (
     SELECT rowid FROM (
-        SELECT rowid, row_number() OVER (PARTITION BY source_digest ORDER BY object_sha256) AS n FROM fresh
+        SELECT rowid, row_number() OVER (
+            PARTITION BY source_digest ORDER BY object_sha256, object_offset) AS n
+        FROM fresh
     ) WHERE n > 1)"""
+_KEYS_AGAIN = """CREATE OR REPLACE TEMP TABLE keys AS SELECT DISTINCT source_key FROM fresh
+WHERE source_digest IN (SELECT source_digest FROM older)"""
+_KEYS_OF_BATCHES = """CREATE OR REPLACE TEMP TABLE keys AS SELECT DISTINCT source_key FROM instances
+WHERE batch_id IN (SELECT unnest($batches::VARCHAR[]))"""
+_KEYS_TWICE = """CREATE OR REPLACE TEMP TABLE keys AS
+SELECT source_key FROM instances GROUP BY ALL HAVING count(*) > 1"""
+_MARK = """UPDATE instances SET duplicate = NOT duplicate WHERE rowid IN (
+    SELECT number FROM (
+        SELECT i.rowid AS number, i.duplicate AS was, row_number() OVER (
+            PARTITION BY i.facility, i.source_digest
+            ORDER BY i.batch_id IN (SELECT batch_id FROM damaged), b.sequence, i.batch_id,
+                i.object_sha256, i.object_offset) > 1 AS now
+        FROM instances i JOIN batches b ON b.batch_id = i.batch_id
+        WHERE i.source_key IN (SELECT source_key FROM keys)
+    ) WHERE was <> now)"""
 _CONFLICT = """INSERT INTO conflicts SELECT $facility, sop_instance_uid
 FROM (FROM older UNION ALL SELECT sop_instance_uid, source_digest FROM fresh)
 GROUP BY sop_instance_uid HAVING count(DISTINCT source_digest) > 1
 EXCEPT FROM conflicts"""
 
-_MARK_ALL = """UPDATE instances SET duplicate = true WHERE rowid IN (
-    SELECT rowid FROM (
-        SELECT rowid, row_number() OVER (
-            PARTITION BY facility, source_digest ORDER BY batch_id, object_sha256) AS n
-        FROM instances
-        WHERE source_key IN (SELECT source_key FROM instances GROUP BY ALL HAVING count(*) > 1)
-    ) WHERE n > 1)"""
 _CONFLICT_ALL = """INSERT INTO conflicts SELECT facility, sop_instance_uid FROM instances
 WHERE sop_key IN (SELECT sop_key FROM instances GROUP BY ALL HAVING count(*) > 1)
 GROUP BY ALL HAVING count(DISTINCT source_digest) > 1"""
@@ -110,9 +121,12 @@ GROUP BY ALL HAVING count(DISTINCT source_digest) > 1"""
 _HELD = """SELECT source_digest, min(batch_id) FROM instances
 WHERE rowid IN (
     SELECT rowid FROM instances WHERE source_key IN (SELECT hash(unnest($wanted::VARCHAR[]))))
-AND facility = $facility AND source_digest IN (SELECT unnest($wanted::VARCHAR[])) GROUP BY ALL"""
-_PLACES = """SELECT object_sha256, min((batch_id, object_offset, object_bytes, encoding)) FROM instances
-WHERE rowid IN (
+AND facility = $facility AND source_digest IN (SELECT unnest($wanted::VARCHAR[]))
+AND batch_id NOT IN (SELECT batch_id FROM damaged) GROUP BY ALL"""
+_PLACES = """SELECT object_sha256, arg_min(
+    (i.batch_id, object_offset, object_bytes, encoding), if(d.batch_id IS NULL, '0', '1') || i.batch_id)
+FROM instances i LEFT JOIN damaged d ON d.batch_id = i.batch_id
+WHERE i.rowid IN (
     SELECT rowid FROM instances WHERE object_key IN (SELECT hash(unnest($wanted::VARCHAR[]))))
 AND facility IN (SELECT unnest($owners::VARCHAR[]))
 AND object_sha256 IN (SELECT unnest($wanted::VARCHAR[])) GROUP BY ALL"""
@@ -158,6 +172,8 @@ class Catalog:
                 self._connection.close()
                 raise CatalogError("the catalog is of another version")
             self.rebuild()
+        else:
+            self._damaged = self._read_damaged()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -186,6 +202,7 @@ class Catalog:
 
     def follow(self, batch: Batch) -> None:
         """Take a committed batch in; a repeat is a no-op."""
+        self._look_for_damage()
         with _translated():
             sql = "SELECT 1 FROM batches WHERE batch_id = ?"
             if self._connection.execute(sql, [batch.batch]).fetchall():
@@ -193,11 +210,37 @@ class Catalog:
             with self._transaction():
                 self._load(batch)
                 self._connection.execute(_OLDER, [batch.facility])
-                self._connection.execute(_MARK)
+                self._connection.execute(_IN_FRESH)
                 self._connection.execute(_CONFLICT, {"facility": batch.facility})
                 self._connection.execute("INSERT INTO instances SELECT * FROM fresh")
+                self._mark(_KEYS_AGAIN)
             if self._connection.execute(_FORKED, {"batch": batch.batch}).fetchall():
                 log.warning("forked facility=%s batch=%s: see `fstore status`", batch.facility, batch.batch)
+
+    def _mark(self, keys: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Decide anew which row of a file stands in answers, for the source keys that a statement finds."""
+        self._connection.execute(keys, parameters)
+        if self._connection.execute("SELECT 1 FROM keys LIMIT 1").fetchall():
+            self._connection.execute(_MARK)
+
+    def _look_for_damage(self) -> None:
+        """Let rows of damaged batches stand behind others of the same file, and repaired ones no more."""
+        found = packs.damaged(self._layout)
+        if found == self._damaged:
+            return
+        with _translated(), self._transaction():
+            self._write_damaged(found)
+            self._mark(_KEYS_OF_BATCHES, {"batches": sorted(found ^ self._damaged)})
+        self._damaged = found
+
+    def _write_damaged(self, found: frozenset[BatchId]) -> None:
+        self._connection.execute("DELETE FROM damaged")
+        self._connection.execute("INSERT INTO damaged SELECT unnest(?::VARCHAR[])", [sorted(found)])
+
+    def _read_damaged(self) -> frozenset[BatchId]:
+        with _translated():
+            rows = self._connection.execute("SELECT batch_id FROM damaged").fetchall()
+        return frozenset(names.batch_id(batch) for (batch,) in rows)
 
     def _load(self, batch: Batch) -> None:
         """The rows of a batch into `fresh`, and its line into `batches`."""
@@ -226,14 +269,16 @@ class Catalog:
         self._connection = self._open()
         count = 0
         with _translated():
-            for ddl in (_INSTANCES, _BATCHES, _CONFLICTS):
+            for ddl in _TABLES:
                 self._connection.execute(ddl)
             for batch in batches.listing(self._layout):
                 with self._transaction():
                     self._load(batch)
                     self._connection.execute("INSERT INTO instances SELECT * FROM fresh")
                 count += 1
-            self._connection.execute(_MARK_ALL)
+            self._damaged = packs.damaged(self._layout)
+            self._write_damaged(self._damaged)
+            self._mark(_KEYS_TWICE)
             self._connection.execute(_CONFLICT_ALL)
             self._connection.execute("CREATE TABLE version AS SELECT ? AS value", [VERSION])
             self._connection.execute("CHECKPOINT")
@@ -253,6 +298,7 @@ class Catalog:
 
     @contextmanager
     def _limited(self) -> Iterator[None]:
+        self._look_for_damage()
         timer = threading.Timer(self._settings.search_seconds, self._connection.interrupt)
         timer.start()
         try:
@@ -274,7 +320,7 @@ class Catalog:
         return found
 
     def held(self, facility: FacilityName, digests: Sequence[str]) -> dict[str, BatchId]:
-        """Which of these source digests a facility has stored, and in which batch."""
+        """Which of these source digests a facility has stored in an undamaged batch, and in which."""
         with self._limited():
             rows = self._connection.execute(_HELD, {"wanted": list(digests), "facility": facility}).fetchall()
         return {digest: names.batch_id(batch) for digest, batch in rows}
@@ -285,12 +331,13 @@ class Catalog:
         return int(sequence), str(batch)
 
     def places(self, objects: Iterable[ObjectId], owners: Sequence[FacilityName]) -> list[Place]:
-        """Where these objects lie, as far as `owners` stored them; in the order asked for."""
+        """Where these objects lie, as far as `owners` stored them and a pack is there; in that order."""
         wanted = list(dict.fromkeys(objects))
         with self._limited():
             rows = self._connection.execute(_PLACES, {"wanted": wanted, "owners": list(owners)}).fetchall()
         found = {name: Place(names.object_id(name), names.batch_id(at[0]), *at[1:]) for name, at in rows}
-        return [found[name] for name in wanted if name in found]
+        gone = {b for b in {at.batch for at in found.values()} if packs.find(self._layout, b) is None}
+        return [found[name] for name in wanted if name in found and found[name].batch not in gone]
 
     def totals(self) -> dict[FacilityName, tuple[int, int]]:
         """Batches and rows of each facility."""

@@ -4,27 +4,35 @@ Order: for each batch: its files and signatures; its manifest; its pack's presen
 `read_data` every byte re-hashed and compared with its row. Then the other way round: packs nobody points
 at, and the catalog's rows of each batch against its statement.
 
-Guarantees: nothing is changed. Every problem is one line with a stable code; no problem hides another. Works
-while the service runs, except for the catalog, which only the service can read then.
+Guarantees: every problem is one line with a stable code; no problem hides another. Works while the service
+runs, except for the catalog, which only the service can read then. Without `read_data` nothing is changed.
+With it, batches are taken least recently checked first, each result is kept (`central_store.checks`), so that
+a run that ends early is gone on with by the next; and a pack that turns out damaged is set aside and its
+facility told (`central_store.damage`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import UTC, datetime
+from typing import BinaryIO, NamedTuple
 
-from central_store import batches, facilities, lock
+from central_store import batches, checks, damage, facilities, lock, packs
 from central_store.batches import Batch
 from central_store.catalog import Catalog
+from central_store.checks import OK, RESENT
 from central_store.settings import Store
 from schemas import container, keys, manifest, ustar
 from schemas.container import TABLE
-from schemas.errors import Busy, Damaged, SyncError
+from schemas.errors import Busy, Damaged, SettingsError, SyncError
 from schemas.messages import Receipt, Statement
 from schemas.names import BatchId, FacilityName
+from schemas.transit import durable
 
 CODES: dict[str, str] = {
     "batch-unreadable": "A file of the batch is missing or not what it should be.",
@@ -33,6 +41,8 @@ CODES: dict[str, str] = {
     "pack-missing": "The batch's pack is missing.",
     "pack-size": "The batch's pack has another size than its manifest says.",
     "pack-bytes": "An object's bytes changed.",
+    "pack-unreadable": "The disk does not give the pack's bytes: check the disk, then run this again.",
+    "not-resent": "Damaged before; its facility was told and has not sent every file again.",
     "pack-orphan": "A pack belongs to no batch. Harmless: it is space only.",
     "catalog-rows": "The catalog has other rows than the batch: run `fstore rebuild`.",
     "catalog-unread": "The catalog cannot be read: run `fstore rebuild`.",
@@ -52,9 +62,17 @@ class Problem:
 
 @dataclass
 class Report:
-    """What `check` found."""
+    """What `check` found.
+
+    `batches` of `known` were looked at; `resent` of them are damaged, and their files are in other batches;
+    `set_aside` are the damaged packs this run moved to quarantine.
+    """
 
     batches: int = 0
+    known: int = 0
+    resent: int = 0
+    set_aside: list[str] = field(default_factory=list)
+    repaired: int = 0
     objects: int = 0
     bytes: int = 0
     read_data: bool = False
@@ -62,47 +80,171 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
 
 
-def check(store: Store, *, read_data: bool, progress: Callable[[int], None] = lambda _: None) -> Report:
-    """Check a store; calls `progress` with the bytes read since the last call."""
-    report, counts = Report(read_data=read_data), dict[BatchId, tuple[FacilityName, int]]()
-    for batch in batches.listing(store.layout):
+class Step(NamedTuple):
+    """How far a run is: batches begun, of how many, and bytes read since the last step."""
+
+    batch: int
+    known: int
+    bytes: int
+
+
+def check(
+    store: Store,
+    *,
+    read_data: bool,
+    max_seconds: float | None = None,
+    progress: Callable[[Step], None] = lambda _: None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Report:
+    """Check a store.
+
+    Args:
+        store: an opened store.
+        read_data: read every pack, keep results, set damaged packs aside.
+        max_seconds: begin no further batch after this long.
+        progress: told each object that was read.
+        now: the time, in UTC.
+        monotonic: seconds.
+
+    Raises:
+        Busy: another `check` reads this store's packs.
+        SettingsError: the folders of the packs are not there: is their disk mounted?
+    """
+    return _Check(store, read_data, progress, now, monotonic).run(max_seconds)
+
+
+class _Check:
+    def __init__(
+        self,
+        store: Store,
+        read_data: bool,
+        progress: Callable[[Step], None],
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._store, self._progress = store, progress
+        self._now, self._monotonic = now, monotonic
+        self._report = Report(read_data=read_data)
+        self._counts = dict[BatchId, tuple[FacilityName, int]]()
+
+    def run(self, max_seconds: float | None) -> Report:
+        layout, report = self._store.layout, self._report
+        known = list(batches.listing(layout))
+        report.known = len(known)
+        self._damaged, self._resent = packs.damaged(layout), damage.resent(layout, known)
+        if report.read_data:
+            self._read_all(known, max_seconds)
+        else:
+            for batch in known:
+                self._outcome(batch)
+        present = {batch.batch for batch in batches.listing(layout)}  # some may have come meanwhile
+        for path in sorted(layout.packs.glob("*/*")):
+            if path.stem not in present and not (layout.journal / path.stem).exists():
+                report.problems.append(Problem("pack-orphan", "", path.stem, CODES["pack-orphan"]))
+        _catalog(self._store, self._counts, present, report)
+        return report
+
+    def _read_all(self, known: Collection[Batch], max_seconds: float | None) -> None:
+        layout, started = self._store.layout, self._monotonic()
+        durable.make_dirs(layout.checks, mode=0o755)
+        with (
+            lock.held(layout.checks / "lock", busy="another check reads this store's packs"),
+            checks.Run(layout, self._now(), self._monotonic) as run,
+        ):
+            for batch in checks.least_recent_first(layout, known):
+                if max_seconds is not None and self._monotonic() - started >= max_seconds:
+                    break
+                begun, before = self._now(), self._report.bytes
+                outcome = self._outcome(batch)
+                size = self._report.bytes - before
+                run.add(checks.Result(*batch, begun, self._now(), size, outcome))
+
+    def _outcome(self, batch: Batch) -> str:
+        """Look at one batch and do what follows from it; returns `OK`, `RESENT` or a code."""
+        report, layout = self._report, self._store.layout
         report.batches += 1
+        recorded = batch.batch in self._damaged
         try:
-            counts[batch.batch] = (batch.facility, _one(store, batch, report, progress))
+            rows, statement, head = _papers(self._store, batch)
+            self._counts[batch.batch] = (batch.facility, len(rows))
+            if recorded and not (report.read_data and layout.pack(batch.batch).exists()):
+                raise _Wrong("not-resent")
+            self._pack(batch, head, rows)
         except _Wrong as wrong:
-            report.problems.append(Problem(wrong.code, batch.facility, batch.batch, str(wrong)))
-    known = {batch.batch for batch in batches.listing(store.layout)}
-    for path in sorted(store.layout.packs.glob("*/*")):
-        if path.stem not in known and not (store.layout.journal / path.stem).exists():
-            report.problems.append(Problem("pack-orphan", "", path.stem, CODES["pack-orphan"]))
-    _catalog(store, counts, known, report)
-    return report
+            if wrong.code == "not-resent":
+                return self._still_damaged(batch)
+            self._wrong(batch, wrong)
+            return wrong.code
+        if recorded:  # somebody put it back
+            damage.repaired(layout, batch)
+            report.repaired += 1
+        report.objects += len(rows)
+        report.bytes += statement.bytes
+        return OK
+
+    def _still_damaged(self, batch: Batch) -> str:
+        if batch.batch in self._resent:
+            self._report.resent += 1
+            return RESENT
+        self._report.problems.append(Problem("not-resent", batch.facility, batch.batch, CODES["not-resent"]))
+        if self._report.read_data:
+            damage.tell(self._store, batch)
+        return "not-resent"
+
+    def _wrong(self, batch: Batch, wrong: _Wrong) -> None:
+        self._report.problems.append(Problem(wrong.code, batch.facility, batch.batch, str(wrong)))
+        if not self._report.read_data or wrong.code not in ("pack-missing", "pack-size", "pack-bytes"):
+            return
+        if not self._store.layout.pack(batch.batch).parent.is_dir():
+            raise SettingsError("folders of objects/packs are missing", hint="Is their disk mounted?")
+        if damage.found(self._store, batch, wrong.code, self._now(), wrong.at):
+            self._report.set_aside.append(batch.batch)
+
+    def _pack(self, batch: Batch, head: bytes, rows: list[tuple[str, int, str]]) -> None:
+        """The pack's presence and size, and with `read_data` its every byte."""
+        expected = len(head) + len(ustar.END)
+        expected += sum(ustar.BLOCK + size + len(ustar.padding(size)) for _, size, _ in rows)
+        try:
+            file = self._store.layout.pack(batch.batch).open("rb")
+        except FileNotFoundError:
+            raise _Wrong("pack-missing") from None
+        with file:
+            status = os.fstat(file.fileno())
+            at = damage.seen(status)
+            if status.st_size != expected:
+                raise _Wrong("pack-size", f"it has {status.st_size} bytes instead of {expected}", at)
+            if self._report.read_data:
+                try:
+                    self._read(file, head, rows)
+                except SyncError as error:
+                    raise _Wrong("pack-bytes", str(error), at) from error
+                except OSError as error:
+                    raise _Wrong("pack-unreadable") from error
+
+    def _read(self, file: BinaryIO, head: bytes, rows: list[tuple[str, int, str]]) -> None:
+        """The head as it stands in the batch's folder, then each object."""
+        if file.read(len(head)) != head:
+            raise Damaged("the head of the pack is not the batch's")
+        tar = ustar.Reader(file, limit=container.MAX_CONTENT)
+        for stored in container.read_objects(tar, iter(rows)):
+            self._progress(Step(self._report.batches, self._report.known, stored.length))
 
 
 class _Wrong(Exception):
-    def __init__(self, code: str, detail: str = "") -> None:
+    """What is wrong with a batch, and in which file if it is a pack that was read."""
+
+    def __init__(self, code: str, detail: str = "", at: damage.Seen | None = None) -> None:
         super().__init__(detail or CODES[code])
         self.code = code
+        self.at = at
 
 
-def _one(store: Store, batch: Batch, report: Report, progress: Callable[[int], None]) -> int:
+def _papers(store: Store, batch: Batch) -> tuple[list[tuple[str, int, str]], Statement, bytes]:
+    """The rows of a batch, its statement, and what must stand at the head of its pack."""
     statement, signed = _documents(store, batch)
     rows = _rows(store, batch, statement)
-    pack = store.layout.pack(batch.batch)
-    head = container.head_bytes(signed, (store.layout.manifest(*batch) / TABLE).read_bytes())
-    expected = len(head) + len(ustar.END)
-    expected += sum(ustar.BLOCK + size + len(ustar.padding(size)) for _, size, _ in rows)
-    try:
-        actual = pack.stat().st_size
-    except FileNotFoundError:
-        raise _Wrong("pack-missing") from None
-    if actual != expected:
-        raise _Wrong("pack-size", f"the pack has {actual} bytes instead of {expected}")
-    if report.read_data:
-        _read(pack, head, rows, progress)
-    report.objects += len(rows)
-    report.bytes += statement.bytes
-    return len(rows)
+    return rows, statement, container.head_bytes(signed, (store.layout.manifest(*batch) / TABLE).read_bytes())
 
 
 def _documents(store: Store, batch: Batch) -> tuple[Statement, container.Signed]:
@@ -145,19 +287,6 @@ def _rows(store: Store, batch: Batch, statement: Statement) -> list[tuple[str, i
     if (len(rows), sum(size for _, size, _ in rows)) != (statement.objects, statement.bytes):
         raise _Wrong("manifest")
     return rows
-
-
-def _read(pack: Path, head: bytes, rows: list[tuple[str, int, str]], progress: Callable[[int], None]) -> None:
-    """Every byte of a pack: the head as it stands in the batch's folder, then each object."""
-    with pack.open("rb") as file:
-        if file.read(len(head)) != head:
-            raise _Wrong("pack-bytes", "the head of the pack is not the batch's")
-        tar = ustar.Reader(file, limit=container.MAX_CONTENT)
-        try:
-            for stored in container.read_objects(tar, iter(rows)):
-                progress(stored.length)
-        except SyncError as error:
-            raise _Wrong("pack-bytes", str(error)) from error
 
 
 def _catalog(

@@ -47,24 +47,32 @@ def send(store: Store, order: Order) -> list[str]:
     Returns:
         What was damaged and left out, one sentence each.
     """
-    complaints: list[str] = []
+    complaints: dict[ObjectId, str] = {}
     while True:
         try:
             _publish(store, order)
-        except _Broken as broken:
-            complaints.append(str(broken))
+        except Damaged:
+            # Where one is, there are more: all are read, and the answer is begun anew once.
+            found = _broken(store, order)
+            complaints |= found
             order = order._replace(
-                places=tuple(place for place in order.places if place.object != broken.object),
-                missing=(*order.missing, broken.object),
+                places=tuple(place for place in order.places if place.object not in found),
+                missing=(*order.missing, *found),
             )
         else:
-            return complaints
+            return list(complaints.values())
 
 
-class _Broken(Damaged):
-    def __init__(self, message: str, damaged: ObjectId) -> None:
-        super().__init__(message)
-        self.object = damaged
+def _broken(store: Store, order: Order) -> dict[ObjectId, str]:
+    """The objects of an order that cannot be handed out, and why not."""
+    found = {}
+    for place in order.places:
+        try:
+            for _ in packs.blocks(store.layout, place):
+                pass
+        except Damaged as error:
+            found[place.object] = str(error)
+    return found
 
 
 def _publish(store: Store, order: Order) -> None:
@@ -91,9 +99,6 @@ def _members(store: Store, head: bytes, places: Sequence[Place]) -> Iterator[byt
     yield head
     for place in places:
         yield ustar.header(container.object_name(place.object, place.encoding), place.length)
-        try:
-            yield from packs.blocks(store.layout, place)
-        except Damaged as error:
-            raise _Broken(str(error), place.object) from error
+        yield from packs.blocks(store.layout, place)
         yield ustar.padding(place.length)
     yield ustar.END

@@ -11,6 +11,11 @@ Order, and what a crash after each step leaves:
     7  removed from in/                 a journal entry: steps 5 to 8 are done again, harmlessly
     8  journal entry removed            nothing
 
+A batch that is committed but whose pack is damaged or missing takes the same way when it comes again: step 3
+sets aside what is there, puts the verified pack in its place and then forgets the damage; step 4 was done
+before. A stop before the end of step 3 leaves the batch in `in` and the damage on record: it is verified
+again.
+
 Guarantees: a receipt is seen only when the batch is durable; a batch seen again gets the same receipt
 again; what recovery costs follows the journal, not the store. A catalog that fails does not hold back the
 receipt (the catalog is derived): the journal entry stays, and the next start follows it again.
@@ -24,10 +29,11 @@ import logging
 import shutil
 from datetime import datetime
 
-from central_store import batches, facilities, replies, verify
+from central_store import batches, damage, facilities, replies, verify
 from central_store.batches import Batch
 from central_store.catalog import Catalog, CatalogError
 from central_store.layout import Layout
+from central_store.replies import Refused
 from central_store.settings import Store
 from central_store.verify import Verified
 from schemas import container, names
@@ -40,17 +46,32 @@ log = logging.getLogger("central_store")
 
 
 def accepted(store: Store, batch: Batch) -> bool:
-    """Whether a batch is committed and its pack is there: a receipt may be given (again)."""
-    return batches.committed(store.layout, batch) and store.layout.pack(batch.batch).is_file()
+    """Whether a batch is committed and its pack is there undamaged: a receipt may be given (again)."""
+    return (
+        batches.committed(store.layout, batch)
+        and store.layout.pack(batch.batch).is_file()
+        and not store.layout.damage(batch.batch).exists()
+    )
 
 
 def accept(store: Store, catalog: Catalog, card: FacilityCard, verified: Verified, now: datetime) -> None:
-    """Steps 2 to 8 for a batch that `verify` left in staging."""
+    """Steps 2 to 8 for a batch that `verify` left in staging.
+
+    Raises:
+        Refused: the batch is stored under another statement, which the pack that came would not fit.
+    """
     layout, batch = store.layout, verified.batch
+    again = batches.committed(layout, batch)  # its pack was damaged or lost, and it was sent again
+    if again and not batches.same(layout, batch, verify.staged_folder(layout, batch)):
+        verify.clear(layout, batch)
+        raise Refused("other-statement", replies.REASONS["other-statement"])
     durable.publish(layout.journal / batch.batch, batch.facility.encode("ascii"), replace=True)
+    if again:
+        damage.set_aside(layout, batch.batch, "replaced", now)
     durable.rename(verify.staged_pack(layout, batch), layout.pack(batch.batch))
-    if batches.committed(layout, batch):  # its pack was lost, and the facility sent it again
+    if again:
         shutil.rmtree(verify.staged_folder(layout, batch))
+        damage.repaired(layout, batch)
     else:
         batches.commit(layout, batch, verify.staged_folder(layout, batch), _receipt(store, verified, now))
     finish(store, catalog, card, batch)

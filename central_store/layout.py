@@ -12,6 +12,9 @@
     catalog/catalog.duckdb                 derived
     shelves/<facility>/in, out             what that facility reaches
     quarantine/<facility>/                 what was refused, with the reason
+    quarantine/_packs/                     damaged packs, with the reason; never removed by a program
+    damaged/<batch-id>.json                batches whose pack is damaged: the notice their facility got
+    checks/*.parquet                       what was read and compared, when, and how it came out
     journal/<batch-id>                     batches between commit and receipt
     staging/                               unfinished work: emptied at every start
     authorized_keys/<facility>             for OpenSSH in front (`fstore sshd-config`)
@@ -140,6 +143,25 @@ class Layout:
     def quarantine(self, facility: FacilityName) -> Path:
         """What a facility sent and we refused."""
         return self.root / "quarantine" / facility
+
+    @property
+    def set_aside(self) -> Path:
+        """Damaged packs; no facility has a name that begins with `_`."""
+        return self.root / "quarantine" / "_packs"
+
+    @property
+    def damaged(self) -> Path:
+        """Notices of damaged batches."""
+        return self.root / "damaged"
+
+    def damage(self, batch: BatchId) -> Path:
+        """The notice of one damaged batch; its signature beside it."""
+        return self.damaged / f"{batch}.json"
+
+    @property
+    def checks(self) -> Path:
+        """Results of `fstore check --read-data`."""
+        return self.root / "checks"
 
     @property
     def journal(self) -> Path:

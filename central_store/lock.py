@@ -16,14 +16,14 @@ from schemas.errors import Busy
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold a lock file while the block runs; raises `Busy` when another process holds it."""
+def held(path: Path, busy: str = "another process works on this store") -> Iterator[None]:
+    """Hold a lock file while the block runs; raises `Busy` (saying `busy`) when another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy("another process works on this store", hint="Is `fstore serve` running?") from error
+            raise Busy(busy, hint="Is `fstore serve` running?") from error
         yield
     finally:
         os.close(descriptor)

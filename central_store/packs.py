@@ -1,20 +1,24 @@
 """Packs: a batch's objects as the store keeps them, in the tar that came out of the seal.
 
 Guarantees: what is read from a pack is re-hashed on the way, and `Damaged` comes out if a byte changed,
-so no damaged object leaves the store looking whole.
+so no damaged object leaves the store looking whole. That is why a damaged pack is still read, from where it
+was set aside: the objects in it that are whole are not lost with the others.
 
 Leaves to others: how a pack comes into being (`central_store.ingest`), where an object lies
-(`central_store.catalog`).
+(`central_store.catalog`), what is done about damage (`central_store.damage`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from central_store.layout import Layout
-from schemas.errors import Damaged
+from schemas import names
+from schemas.errors import Damaged, FormatError
 from schemas.names import BatchId, ObjectId
 
 BLOCK = 1 << 20
@@ -30,6 +34,24 @@ class Place(NamedTuple):
     encoding: str
 
 
+def find(layout: Layout, batch: BatchId) -> Path | None:
+    """Where a batch's objects can be read: its pack, or what was set aside of it last, or nowhere."""
+    pack = layout.pack(batch)
+    if pack.is_file():
+        return pack
+    return max(layout.set_aside.glob(f"{batch}.*.tar"), default=None)  # by the time in its name
+
+
+def damaged(layout: Layout) -> frozenset[BatchId]:
+    """The batches whose pack is known to be damaged."""
+    found = set()
+    with suppress(FileNotFoundError):
+        for path in layout.damaged.iterdir():
+            with suppress(FormatError):
+                found.add(names.batch_id(path.name.removesuffix(".json")))
+    return frozenset(found)
+
+
 def blocks(layout: Layout, place: Place) -> Iterator[bytes]:
     """The bytes of one object; the last block comes only if all of them fit the name.
 
@@ -37,10 +59,10 @@ def blocks(layout: Layout, place: Place) -> Iterator[bytes]:
         Damaged: the pack is missing or short, or the bytes are not those the name stands for.
     """
     digest, left = hashlib.sha256(), place.length
-    try:
-        file = layout.pack(place.batch).open("rb")
-    except FileNotFoundError as error:
-        raise Damaged(f"the pack of batch {place.batch} is missing") from error
+    pack = find(layout, place.batch)
+    if pack is None:
+        raise Damaged(f"the pack of batch {place.batch} is missing")
+    file = pack.open("rb")
     with file:
         file.seek(place.offset)
         while left:

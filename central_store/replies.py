@@ -29,6 +29,7 @@ REASONS: dict[str, str] = {
     "other-facility": "It speaks for another facility than the one whose shelf it lay on.",
     "other-name": "Its name on the shelf is not the id of what is inside.",
     "manifest-mismatch": "Statement, manifest and objects do not say the same.",
+    "other-statement": "The batch is stored already, under another statement of its facility.",
     "crashed-reader": "Reading it ended the process that read it, twice.",
     "access-denied": "The user name or the password is wrong.",
     "throttled": "Too many wrong passwords: wait, then try again.",

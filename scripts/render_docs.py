@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from central_store.check import CODES
 from central_store.replies import REASONS as STORE_REASONS
 from central_store.settings import Settings as StoreSettings
 from facility_sync import reasons, restore, settings
@@ -76,6 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "restore-reasons": lambda: plain_table(["reason", "meaning"], restore.REASONS),
     "store-reasons": lambda: plain_table(["reason", "meaning"], STORE_REASONS),
     "store-settings": store_settings_table,
+    "check-codes": lambda: plain_table(["code", "meaning"], CODES),
     "settings": lambda: table(
         ["key", "default", "meaning"],
         [[f"`{k}`", f"`{d}`" if d else "", t] for k, d, t in settings.describe()],

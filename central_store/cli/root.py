@@ -22,7 +22,7 @@ _COMMANDS = {
     "ingest": ("work", "Work through the shelves once, for cron behind another SFTP server."),
     "sshd-config": ("road", "Print a hardened configuration for OpenSSH in front of the store."),
     "status": ("look", "What is stored, and what waits."),
-    "check": ("look", "Check that everything promised is there."),
+    "check": ("checking", "Check that everything promised is there."),
     "rebuild": ("look", "Make the catalog again from the manifests."),
 }
 

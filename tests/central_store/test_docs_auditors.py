@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from central_store.catalog import Catalog
+from central_store.check import check
 from schemas import columns
 from tests.central_store.conftest import Place
 from tests.kit.batches import digest, row
@@ -41,12 +42,11 @@ def stored(place: Place) -> Place:
     return place
 
 
-def test_the_three_queries_run_while_the_catalog_is_in_use(
-    stored: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_queries_run_while_the_catalog_is_in_use(stored: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(stored.root)
+    check(stored.store, read_data=True)
     with Catalog(stored.store.layout, stored.store.settings), duckdb.connect() as auditor:
-        months, batches, versions = (
+        months, batches, versions, checked = (
             [tuple(line.values()) for line in auditor.sql(sql).to_arrow_table().to_pylist()]
             for sql in blocks("sql")
         )
@@ -58,6 +58,11 @@ def test_the_three_queries_run_while_the_catalog_is_in_use(
         ("clinic-a", 1, 3, True),
         ("clinic-a", 2, 1, True),
         ("hospital_b", 1, 1, True),
+    ]
+    assert [(line[0], line[3]) for line in checked] == [
+        ("clinic-a", "ok"),
+        ("clinic-a", "ok"),
+        ("hospital_b", "ok"),
     ]
     assert [line[2:4] for line in versions] == [("1.2.1.1.1", 2)]
 
