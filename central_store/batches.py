@@ -36,22 +36,28 @@ class Batch(NamedTuple):
 
 
 def stage(folder: Path, table: bytes, statement: Signed) -> None:
-    """Begin a batch's folder: table, statement and signature, each fsynced."""
+    """Begin a batch's folder: table, statement and signature, the bytes of each lasting."""
     folder.mkdir(mode=0o755)
-    durable.publish(folder / TABLE, table)
-    write_signed(folder / STATEMENT, statement)
+    durable.write_hidden(folder / TABLE, table)
+    _write_signed(folder / STATEMENT, statement)
 
 
-def write_signed(path: Path, signed: Signed) -> None:
+def _write_signed(path: Path, signed: Signed) -> None:
     """A message and, beside it, its signature."""
-    durable.publish(path, signed.data)
-    durable.publish(path.with_name(path.name + ".sig"), signed.armor.encode("ascii"))
+    durable.write_hidden(path, signed.data)
+    durable.write_hidden(path.with_name(path.name + ".sig"), signed.armor.encode("ascii"))
 
 
 def commit(layout: Layout, batch: Batch, folder: Path, receipt: Signed) -> None:
     """Put the receipt in and publish the folder: the one commit point of the store."""
-    write_signed(folder / RECEIPT, receipt)
+    _write_signed(folder / RECEIPT, receipt)
     durable.publish_dir(folder, layout.manifest(*batch))
+
+
+def settle(layout: Layout, batch: Batch) -> None:
+    """Make a batch that was found committed lasting: whoever committed it may have died before that."""
+    durable.fsync_dir(layout.pack(batch.batch).parent)
+    durable.fsync_dir(layout.manifest(*batch).parent)
 
 
 def committed(layout: Layout, batch: Batch) -> bool:

@@ -156,6 +156,8 @@ class Catalog:
         self._layout = layout
         self._settings = settings
         self._rebuild = rebuild
+        self.failed = False
+        """Whether a batch could not be followed: open it again and follow the journal."""
 
     def __enter__(self) -> Catalog:
         """Open it."""
@@ -202,6 +204,13 @@ class Catalog:
 
     def follow(self, batch: Batch) -> None:
         """Take a committed batch in; a repeat is a no-op."""
+        try:
+            self._follow(batch)
+        except CatalogError:
+            self.failed = True
+            raise
+
+    def _follow(self, batch: Batch) -> None:
         self._look_for_damage()
         with _translated():
             sql = "SELECT 1 FROM batches WHERE batch_id = ?"

@@ -17,8 +17,10 @@ before. A stop before the end of step 3 leaves the batch in `in` and the damage 
 again.
 
 Guarantees: a receipt is seen only when the batch is durable; a batch seen again gets the same receipt
-again; what recovery costs follows the journal, not the store. A catalog that fails does not hold back the
-receipt (the catalog is derived): the journal entry stays, and the next start follows it again.
+again; what recovery costs follows the journal, not the store. A commit that is found, and not made, is made
+lasting before its receipt: who made it may have died between the rename and its fsync. A catalog that fails
+does not hold back the receipt (the catalog is derived): the journal entry stays, and the next start follows
+it again.
 
 Leaves to others: when (`central_store.service`), refusals (`central_store.replies`).
 """
@@ -37,7 +39,7 @@ from central_store.replies import Refused
 from central_store.settings import Store
 from central_store.verify import Verified
 from schemas import container, names
-from schemas.errors import FormatError
+from schemas.errors import FormatError, SyncError
 from schemas.messages import FacilityCard, Receipt, rfc3339
 from schemas.names import BatchId, ShelfName
 from schemas.transit import durable
@@ -81,8 +83,14 @@ def accept(store: Store, catalog: Catalog, card: FacilityCard, verified: Verifie
     )  # fmt: skip
 
 
+def again(store: Store, catalog: Catalog, card: FacilityCard, batch: Batch) -> None:
+    """Steps 5 to 8 for a batch that was found accepted; any number of times."""
+    batches.settle(store.layout, batch)
+    finish(store, catalog, card, batch)
+
+
 def finish(store: Store, catalog: Catalog, card: FacilityCard, batch: Batch) -> None:
-    """Steps 5 to 8 for a committed batch; any number of times."""
+    """Steps 5 to 8 for a batch that is committed and lasting."""
     layout, followed = store.layout, True
     try:
         catalog.follow(batch)
@@ -126,7 +134,10 @@ def recover(store: Store, catalog: Catalog) -> int:
         except FormatError:  # the `.part` of an entry that never was
             entry.unlink()
             continue
-        _replay(store, catalog, batch_id)
+        try:
+            _replay(store, catalog, batch_id)
+        except SyncError as error:  # one damaged batch does not keep the store from starting
+            log.error("not recovered batch=%s: %s", batch_id, error)
     return len(entries)
 
 
@@ -136,7 +147,7 @@ def _replay(store: Store, catalog: Catalog, batch_id: BatchId) -> None:
     card = facilities.load(store.layout, batch.facility)
     if accepted(store, batch):
         if card is not None:
-            finish(store, catalog, card, batch)
+            again(store, catalog, card, batch)
         return
     if not batches.committed(store.layout, batch):
         store.layout.pack(batch_id).unlink(missing_ok=True)

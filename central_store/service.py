@@ -4,15 +4,18 @@ Order within a turn: requests first and at once; then what workers finished; the
 one facility after the other, so that a full shelf does not hold up the others.
 
 Guarantees: one service per store (`Busy` otherwise); the catalog is opened only here; whatever lies on a
-shelf, the loop goes on: it is answered, accepted, or refused and quarantined. An `OSError` of our own
-disk ends the service: after a restart everything unfinished begins again.
+shelf, the loop goes on: it is answered, accepted, or refused and quarantined. Trouble with our own disk
+(full, read-only, a failed fsync) ends the attempt, not the service: it says so, waits, and everything
+unfinished begins again, with fresh files and the catalog opened again.
 
 Leaves to others: the write order (`central_store.ingest`), what requests mean (`central_store.requests`).
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -24,7 +27,7 @@ from typing import Any
 from central_store import accounts, facilities, inbox, ingest, lock, quarantine, replies, requests
 from central_store.batches import Batch
 from central_store.bell import Bell
-from central_store.catalog import Catalog
+from central_store.catalog import Catalog, CatalogError
 from central_store.crew import Crashed, Crew, Worker
 from central_store.fetch import Order
 from central_store.replies import Refused
@@ -37,6 +40,12 @@ from schemas.names import FacilityName, ShelfName
 log = logging.getLogger("central_store")
 
 SWEEP_SECONDS = 3600.0
+PAUSE_SECONDS = 10.0
+"""After trouble with the disk, before everything begins again."""
+CATALOG_SECONDS = 60.0
+"""A catalog that failed is opened again, at most this often."""
+TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""What somebody may mend while the service waits."""
 _DAY = 86400.0
 
 
@@ -53,6 +62,11 @@ def _facility_names(found: Iterable[str]) -> Iterator[FacilityName]:
     for name in sorted(found):
         with suppress(FormatError):
             yield names.facility_name(name)
+
+
+def _short(error: Exception) -> str:
+    """An error for the log, without the path an `OSError` names."""
+    return str(error.strerror) if isinstance(error, OSError) else str(error)
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ class Service:
         self._crashes: dict[Batch, int] = {}
         self._stopping = False
         self._gave_way = False
+        self._served = False
         self._bell: Bell | None = None
 
     def stop(self) -> None:
@@ -96,13 +111,39 @@ class Service:
 
         Raises:
             Busy: another process serves this store.
-            OSError: our own disk failed.
+            OSError: something is wrong with our own files that waiting does not mend.
         """
+        while not self._stopping:
+            try:
+                self._serve(ready)
+            except (OSError, CatalogError) as error:
+                mendable = error.errno in TROUBLE if isinstance(error, OSError) else self._served
+                if not mendable:
+                    raise
+                log.error("disk trouble: %s; everything begins again in %d s", _short(error), PAUSE_SECONDS)
+                self._forget()
+                self._pause()
+        return self.counts
+
+    def _forget(self) -> None:
+        """What was waiting or in work is found again on the shelves."""
+        self._waiting.clear()
+        self._orders.clear()
+        self._known.clear()
+
+    def _pause(self) -> None:
+        until = self._clock.monotonic() + PAUSE_SECONDS
+        while not self._stopping and self._clock.monotonic() < until:
+            time.sleep(0.1)
+
+    def _serve(self, ready: Callable[[], None]) -> None:
         with ExitStack() as stack:
             self._begin(stack)
             bell = self._bell = Bell(self._layout.shelves)
             stack.callback(self._silence)
-            ready()
+            if not self._served:
+                self._served = True
+                ready()
             next_look = next_sweep = self._clock.monotonic()
             while not self._stopping:
                 now = self._clock.monotonic()
@@ -116,7 +157,8 @@ class Service:
                     self._sweep()
                     next_sweep = now + SWEEP_SECONDS
                 self._turn([bell], next_look - now)
-        return self.counts
+                if self._catalog.failed and now > self._began + CATALOG_SECONDS:
+                    raise OSError(errno.EIO, "the catalog does not follow")
 
     def _silence(self) -> None:
         bell, self._bell = self._bell, None
@@ -139,6 +181,7 @@ class Service:
         return self.counts
 
     def _begin(self, stack: ExitStack) -> None:
+        self._began = self._clock.monotonic()
         stack.enter_context(lock.held(self._layout.lock))
         ingest.wipe(self._layout)
         self._catalog = stack.enter_context(Catalog(self._layout, self._store.settings))
@@ -182,7 +225,7 @@ class Service:
 
     def _arrived(self, card: FacilityCard, batch: Batch) -> None:
         if ingest.accepted(self._store, batch):
-            ingest.finish(self._store, self._catalog, card, batch)
+            ingest.again(self._store, self._catalog, card, batch)
             self.counts.stored += 1
             return
         self._known.add(batch)

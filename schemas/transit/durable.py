@@ -75,6 +75,23 @@ def publish(
         fsync_dir(path.parent)
 
 
+def write_hidden(path: Path, data: bytes) -> None:
+    """Write a file into a folder that nobody looks into before `publish_dir` publishes it.
+
+    Its bytes are lasting when this returns; its name is with the folder. Only for folders that are wiped
+    after a crash.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the disk is full, an fsync failed; the caller drops the folder.
+    """
+    with os.fdopen(os.open(path, _NEW, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), 0o444)
+        os.fsync(file.fileno())
+
+
 def _take_name(part: Path, path: Path, *, replace: bool) -> None:
     if replace:
         part.replace(path)
@@ -118,7 +135,8 @@ def rename_at(folder: int, src: str, dst: str) -> None:
 def publish_dir(tmp_dir: Path, final_dir: Path) -> None:
     """Publish a whole folder at once: the store's commit.
 
-    The files in `tmp_dir` were fsynced by whoever wrote them; the folder itself is fsynced here.
+    The files in `tmp_dir` were fsynced by whoever wrote them (`write_hidden`); their names are made lasting
+    here, before the folder is seen.
 
     Raises:
         FileExistsError: there is a folder with content of that name; nothing was changed.

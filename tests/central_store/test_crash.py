@@ -58,7 +58,7 @@ def take_in(place: Place) -> None:
         for path in sorted(place.inbound(place.a).glob("*.batch")):
             batch = batches.Batch(card.facility, names.batch_id(path.stem))
             if ingest.accepted(store, batch):
-                ingest.finish(store, catalog, card, batch)
+                ingest.again(store, catalog, card, batch)
             else:
                 verified = verify.verify(store.layout, card, store.keys.age_identity, batch.batch)
                 ingest.accept(store, catalog, card, verified, NOW)
