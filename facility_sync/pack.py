@@ -84,7 +84,7 @@ def context(home: Home, captured: datetime) -> Context:
         menu=settings.menu,
         captured=captured,
         max_file=settings.max_file_mib * 1024 * 1024,
-        rules=decide.Rules(),
+        rules=decide.Rules(settings.release, settings.seal_all, frozenset(settings.seal_body_parts)),
     )
 
 

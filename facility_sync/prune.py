@@ -34,14 +34,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from facility_sync import intake, receipts, scan
+from facility_sync import intake, line_log, receipts, scan
 from facility_sync.home import Home
 from facility_sync.identity import tokens
 from facility_sync.identity.domains import Keyring
 from facility_sync.ledger import Ledger, Record
 from schemas.errors import SettingsError
 from schemas.messages import rfc3339
-from schemas.transit import durable
 
 LOG = "pruned.jsonl"
 _CHUNK = 256  # files deleted together: one fsync of the log and one transaction for all of them
@@ -239,7 +238,7 @@ class _Run:
             for record in records
         ]  # fmt: skip
         try:
-            _append(self._home.root / LOG, "".join(line + "\n" for line in lines).encode("ascii"))
+            line_log.append(self._home.root / LOG, "".join(line + "\n" for line in lines).encode("ascii"))
         except OSError as error:
             raise SettingsError(
                 f"{LOG} in the home cannot be written, and nothing is deleted without it",
@@ -284,19 +283,3 @@ def _is_link(at: int, name: str) -> bool:
 
 def _mark(status: os.stat_result) -> _Mark:
     return _Mark(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _append(path: Path, lines: bytes) -> None:
-    """Whole lines at the end of a log, on disk when this returns; a line cut by a crash is ended first."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            lines = b"\n" + lines
-        while lines:
-            lines = lines[os.write(descriptor, lines) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if not size:
-        durable.fsync_dir(path.parent)

@@ -17,7 +17,8 @@ from typing import Any
 
 import tomli_w
 
-from schemas import names
+from facility_sync.releases import Release
+from schemas import names, terms
 from schemas.container import BATCH_BYTES
 from schemas.errors import FormatError, SettingsError
 
@@ -84,6 +85,24 @@ class Settings:
             "the day every domain is lost; an absolute path. Empty: none."
         },
     )
+    seal_all: bool = field(
+        default=False,
+        metadata={"text": "`true`: every new image is sealed whole, none becomes a protected DICOM file."},
+    )
+    seal_body_parts: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "text": 'Body parts whose new images are sealed whole, as the standard spells them: `["HEAD"]`; '
+            "images that name no body part then are, too."
+        },
+    )
+    release: tuple[Release, ...] = field(
+        default=(),
+        metadata={
+            "text": "Kinds of device that a person released: their pixels go to the store unsealed. "
+            "`fsync release` edits this."
+        },
+    )
     menu: Mapping[str, Mapping[str, str]] = field(
         default_factory=dict,
         metadata={
@@ -113,6 +132,12 @@ class Settings:
             raise SettingsError("consortia: an id has 16 hexadecimal digits", hint=_HINT)
         if self.escrow_certificate and not Path(self.escrow_certificate).is_absolute():
             raise SettingsError("escrow_certificate is an absolute path", hint=_HINT)
+        for part in self.seal_body_parts:
+            if part not in terms.BODY_PARTS:
+                raise SettingsError(
+                    f"seal_body_parts: {part!r} is no body part of the standard",
+                    hint="In capitals without blanks, as in DICOM PS3.16 annex L: HEAD, BRAIN, SKULL.",
+                )
         for entry in self.menu.values():
             if not set(entry) <= {"code", "meaning"} or not entry.get("meaning"):
                 raise SettingsError(
@@ -139,6 +164,7 @@ def parse(text: str) -> Settings:
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
+    given["release"] = tuple(Release(**entry) for entry in values.get("release", ()))
     return Settings(**given)
 
 
@@ -146,11 +172,25 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+def _is_releases(value: Any) -> bool:
+    """Whether each is a table with the keys of a release, all texts; `note` may be missing."""
+    known = {item.name for item in fields(Release)}
+    return isinstance(value, list) and all(
+        isinstance(item, dict)
+        and known - {"note"} <= set(item) <= known
+        and all(isinstance(text, str) for text in item.values())
+        for item in value
+    )
+
+
 def _check_type(key: str, value: Any) -> None:
     right = {
         "sources": _is_texts(value),
         "ignore": _is_texts(value),
         "consortia": _is_texts(value),
+        "seal_all": type(value) is bool,
+        "seal_body_parts": _is_texts(value),
+        "release": _is_releases(value),
         "menu": isinstance(value, dict)
         and all(
             isinstance(item, dict) and all(isinstance(v, str) for v in item.values())
@@ -170,7 +210,7 @@ def render(settings: Settings) -> str:
     values = asdict(settings)
     values["sources"] = list(settings.sources)
     return tomli_w.dumps(
-        {key: value for key, value in values.items() if value not in ("", {}, 0)} | _zeros(values)
+        {key: value for key, value in values.items() if value not in ("", {}, 0, ())} | _zeros(values)
     )
 
 

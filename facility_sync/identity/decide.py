@@ -15,7 +15,8 @@ from pydicom.dataset import Dataset
 
 from facility_sync.identity import protect, risk
 from facility_sync.identity.layout import Layout, read_layout
-from facility_sync.identity.risk import Release, Risk
+from facility_sync.identity.risk import Risk
+from facility_sync.releases import Release
 from schemas.errors import FormatError
 
 
@@ -33,6 +34,7 @@ REASONS: dict[str, str] = {
     "not-proved": "It would not come back bit for bit as a protected object.",
     "seal-all": "The settings have every object sealed whole (`seal_all`).",
     "body-part": "The settings have this body part sealed whole (`seal_body_parts`).",
+    "body-part-unknown": "The settings have a body part sealed whole, and it names none of the standard.",
 }
 """Why a file is protected or sealed: code to meaning."""
 
@@ -57,8 +59,8 @@ def decide(dataset: Dataset, body_part: str | None, source: BinaryIO, size: int,
     """
     if rules.seal_all:
         return Decision(None, Risk.UNKNOWN, ("seal-all",))
-    if body_part in rules.seal_body_parts:
-        return Decision(None, Risk.UNKNOWN, ("body-part",))
+    if rules.seal_body_parts and (body_part is None or body_part in rules.seal_body_parts):
+        return Decision(None, Risk.UNKNOWN, ("body-part" if body_part else "body-part-unknown",))
     source.seek(0)
     try:
         layout = read_layout(source, size)

@@ -16,13 +16,14 @@ about it (`decide`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+
+from facility_sync.releases import ANY, Release
 
 KEYWORDS: tuple[str, ...] = (
     "SOPClassUID", "Modality", "ImageType", "SeriesDescription", "Manufacturer", "ManufacturerModelName",
@@ -31,9 +32,6 @@ KEYWORDS: tuple[str, ...] = (
     "SecondaryCaptureDeviceSoftwareVersions",
 )  # fmt: skip
 """What must be read of a header to judge it."""
-
-ANY = "*"
-"""In a release: every value."""
 
 
 class Risk(StrEnum):
@@ -49,27 +47,6 @@ class Verdict(NamedTuple):
 
     risk: Risk
     reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """A person's word that a kind of device writes no text into its pixels.
-
-    Attributes:
-        sop_class: UID, or `ANY`.
-        manufacturer: as the device writes it; case does not matter.
-        model: the same.
-        by: who released it.
-        at: RFC 3339 time.
-        note: why.
-    """
-
-    sop_class: str
-    manufacturer: str
-    model: str
-    by: str
-    at: str
-    note: str = ""
 
 
 REASONS: dict[str, str] = {

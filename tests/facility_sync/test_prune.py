@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from facility_sync import inventory, prune, receipts
+from facility_sync import inventory, line_log, prune, receipts
 from facility_sync.home import Home
 from facility_sync.identity import domains, tokens
 from facility_sync.identity.domains import Keyring
@@ -268,7 +268,7 @@ def test_a_stop_at_any_step_is_finished_by_the_next_run(terminal: Terminal, monk
 
     with monkeypatch.context() as patch:
         if step == "log":
-            patch.setattr(prune, "_append", kill)
+            patch.setattr(line_log, "append", kill)
         elif step == "ledger":
             patch.setattr(terminal.ledger, "mark_pruned", kill)
         else:

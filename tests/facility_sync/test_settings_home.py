@@ -1,16 +1,37 @@
 """Settings and home: strict about keys, modes and types."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from facility_sync.home import Home
+from facility_sync.releases import Release
 from facility_sync.secret_files import read_secret
 from facility_sync.settings import Settings, parse, render
 from schemas import keys, messages
 from schemas.errors import Busy, SettingsError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+PRINTABLE = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=20)
+NAME = PRINTABLE.map("x{} é".format)
+RELEASE = st.builds(
+    Release,
+    sop_class=st.sampled_from(["any", "1.2.840.10008.5.1.4.1.1.1"]),
+    manufacturer=NAME,
+    model=NAME,
+    by=NAME,
+    at=st.just("2026-11-24T10:00:00Z"),
+    note=PRINTABLE,
+)
+ENTRY = {"sop_class": "any", "manufacturer": "M", "model": "N", "by": "P", "at": "2026-11-24T10:00:00Z"}
+
+
+def released(**values: object) -> str:
+    """Settings with one release; a value of None leaves the key out."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (ENTRY | values).items() if value is not None]
+    return "\n".join(['facility = "a"', "[[release]]", *lines])
 
 
 @given(
@@ -26,6 +47,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
         settle_seconds=st.integers(0, 86400),
         batch_mib=st.integers(1, 256),
         workers=st.integers(0, 64),
+        seal_all=st.booleans(),
+        seal_body_parts=st.lists(st.sampled_from(["HEAD", "BRAIN"]), max_size=2).map(tuple),
+        release=st.lists(RELEASE, max_size=3).map(tuple),
         menu=st.dictionaries(
             TEXT, st.fixed_dictionaries({"meaning": st.just("CT Thorax"), "code": TEXT}), max_size=2
         ),
@@ -45,12 +69,30 @@ def test_what_is_written_is_what_is_read(settings):
         'facility = "a"\n[menu.x]\ncode = "1"', 'facility = "a"\nconsortia = "0123456789abcdef"',
         'facility = "a"\nconsortia = ["0123456789ABCDEF"]', 'facility = "a"\nescrow_certificate = "here.pem"',
         'facility = "a"\nconsortia = ["0123456789abcdef", "0123456789abcdef"]',
+        'facility = "a"\nseal_all = 1', 'facility = "a"\nseal_all = "yes"',
+        'facility = "a"\nseal_body_parts = "HEAD"', 'facility = "a"\nseal_body_parts = ["head"]',
+        'facility = "a"\nseal_body_parts = ["NOWHERE"]', 'facility = "a"\nrelease = 1',
+        'facility = "a"\nrelease = [1]', 'facility = "a"\n[release]\nby = "P"',
+        released(by=None), released(by=" "), released(by="a\nb"), released(model=""),
+        released(manufacturer=" "),
+        released(sop_class="*"), released(sop_class=None), released(sop_class="CTImageStorage"),
+        released(at="yesterday"), released(at=7), released(who="P"), released(note="x" * 501),
         'facility = "a"\nconsortia = ' + str([f"{number:016x}" for number in range(9)]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(text):
     with pytest.raises(SettingsError):
         parse(text)
+
+
+def test_a_release_may_come_without_a_note():
+    assert parse(released()).release == (Release(**ENTRY),)
+
+
+def test_an_empty_list_is_not_written_so_that_a_person_may_add_a_table():
+    assert parse(render(Settings(facility="a")) + released().partition("\n")[2]).release == (
+        Release(**ENTRY),
+    )
 
 
 @pytest.fixture
