@@ -23,12 +23,13 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from central_store import batches, packs
 from central_store.batches import Batch
@@ -72,13 +73,9 @@ VERSION = hashlib.sha256("\n".join((*_TABLES, duckdb.__version__)).encode()).hex
 
 _B = ustar.BLOCK
 _NAMES = ", ".join(f'm."{column.name}"' for column in columns.COLUMNS)
-# Offsets follow from sizes: a tar member is a header block, its bytes, and zeros to the next block.
 _FRESH = f"""CREATE OR REPLACE TEMP TABLE fresh AS
-SELECT {_NAMES}, $batch AS batch_id,
-    ($head + {_B} + coalesce(sum({_B} + (object_bytes + {_B - 1}) // {_B} * {_B}) OVER (
-        ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0))::BIGINT AS object_offset,
-    false AS duplicate, hash(m.object_sha256) AS object_key, hash(m.source_digest) AS source_key,
-    hash(m.sop_instance_uid) AS sop_key
+SELECT {_NAMES}, $batch AS batch_id, object_offset, false AS duplicate, hash(m.object_sha256) AS object_key,
+    hash(m.source_digest) AS source_key, hash(m.sop_instance_uid) AS sop_key
 FROM incoming m
 """  # noqa: S608  # from the column table; values are parameters
 
@@ -257,12 +254,12 @@ class Catalog:
         statement, _ = batches.statement(self._layout, batch)
         front = [(folder / name).stat().st_size for name in batches.FILES[:3]]
         head = sum(ustar.BLOCK + size + len(ustar.padding(size)) for size in front)
-        rows = _rows(folder / TABLE, batch)
-        self._connection.register("incoming", rows.append_column("n", pa.array(range(len(rows)), pa.int64())))
+        self._connection.register("incoming", _with_offsets(_rows(folder / TABLE, batch), head))
         try:
-            self._connection.execute(_FRESH, {"head": head, "batch": batch.batch})
+            self._connection.execute(_FRESH, {"batch": batch.batch})
         finally:
-            self._connection.unregister("incoming")
+            with suppress(duckdb.Error):  # in a transaction that failed
+                self._connection.unregister("incoming")
         self._connection.execute(
             "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
@@ -366,6 +363,13 @@ def _rows(path: Path, batch: Batch) -> pa.Table:
         return manifest.from_parquet(path.read_bytes(), facility=batch.facility)
     except (FormatError, FileNotFoundError) as error:
         raise CatalogError(f"the manifest of batch {batch.batch} cannot be read") from error
+
+
+def _with_offsets(rows: pa.Table, head: int) -> pa.Table:
+    """Where each object begins in its pack: a member is a header block, its bytes, and zeros to the next."""
+    blocks = pc.divide(pc.add(rows["object_bytes"], _B - 1), _B)
+    room = pc.multiply(pc.add(blocks, 1), _B)
+    return rows.append_column("object_offset", pc.add(pc.subtract(pc.cumulative_sum(room), room), head + _B))
 
 
 def drop(layout: Layout) -> None:

@@ -28,7 +28,7 @@ VERSION = "1"
 KEY = b"facility-sync.manifest"
 """Key in the Parquet file's metadata whose value is the version."""
 MAX_ROWS = 200_000
-MAX_DECODED = 512 * 1024 * 1024
+MAX_DECODED = 256 * 1024 * 1024
 """Most bytes the table may take once decoded, as its pages say and as it turns out."""
 MAX_TEXT = 1024
 MAX_SEAL = 8192
@@ -113,7 +113,9 @@ def _decode(data: bytes) -> pa.Table:
     file = pq.ParquetFile(pa.BufferReader(data), **_OPENING)
     _check_footer(file)
     limits = parquet_pages.Limits(MAX_ROWS, MAX_DECODED)
-    if parquet_pages.check(data, limits, len(file.schema.names)) != list(_understood(file.metadata)):
+    leaves = map(file.schema.column, range(len(file.schema)))
+    levels = [parquet_pages.Levels(leaf.max_definition_level, leaf.max_repetition_level) for leaf in leaves]
+    if parquet_pages.check(data, limits, levels) != list(_understood(file.metadata)):
         raise FormatError("a manifest's footer can be read in two ways")
     parts, size = [], 0
     for batch in file.iter_batches(batch_size=4096, use_threads=False):

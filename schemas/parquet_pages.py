@@ -17,7 +17,7 @@ Leaves to others: names and types of columns, and what the values say (`schemas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import zstandard
@@ -29,6 +29,8 @@ _ENCODINGS = frozenset({0, 2, 8})  # plain, plain dictionary, dictionary indices
 _CODECS = frozenset({0, 6})  # none, zstd
 _TYPES = frozenset({1, 2, 6})  # integers of 32 and 64 bits, byte arrays
 _BYTE_ARRAY = 6
+_WIDTHS = {1: 4, 2: 8}
+_KNOWN = frozenset({*range(1, 14), 16})  # of ColumnMetaData, without Bloom filters
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _MAX_FOOTER = 2 * 1024 * 1024
 _MAX_HEADER = 64 * 1024
@@ -47,6 +49,13 @@ class Limits(NamedTuple):
     decoded: int
 
 
+class Levels(NamedTuple):
+    """Largest definition and repetition level of a leaf column."""
+
+    definition: int
+    repetition: int
+
+
 class Chunk(NamedTuple):
     """Where the pages of a column in a row group lie, the number of their codec, whether they hold texts."""
 
@@ -56,13 +65,13 @@ class Chunk(NamedTuple):
     texts: bool
 
 
-def check(data: bytes, limits: Limits, columns: int) -> list[Chunk]:
+def check(data: bytes, limits: Limits, columns: Sequence[Levels]) -> list[Chunk]:
     """Refuse a Parquet file that cannot be decoded within limits; returns its column chunks, in order.
 
     Args:
         data: the file.
         limits: what is allowed.
-        columns: how many leaf columns each row group has.
+        columns: the levels of each leaf column.
 
     Raises:
         FormatError: footer or a page is not as it should be, or too large.
@@ -81,7 +90,7 @@ def check(data: bytes, limits: Limits, columns: int) -> list[Chunk]:
     return chunks
 
 
-def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[Chunk]:
+def _chunks(data: bytes, most_rows: int, columns: Sequence[Levels]) -> Iterator[Chunk]:
     size = int.from_bytes(data[-8:-4], "little")
     if data[:4] != _MAGIC or data[-4:] != _MAGIC or not 0 < size <= min(len(data) - 12, _MAX_FOOTER):
         raise FormatError("this is not a readable Parquet file")
@@ -98,19 +107,21 @@ def _chunks(data: bytes, most_rows: int, columns: int) -> Iterator[Chunk]:
         raise FormatError(f"a manifest has more than {most_rows} rows")
     for group in groups:
         listed = group.get(1)
-        if not isinstance(listed, list) or len(listed) != columns:
+        if not isinstance(listed, list) or len(listed) != len(columns):
             raise FormatError("a manifest's columns are not those of its version")
-        yield from (_chunk(chunk, len(data) - 8 - size) for chunk in listed)
+        for chunk, levels in zip(listed, columns, strict=True):
+            yield _chunk(chunk, levels, len(data) - 8 - size)
 
 
-def _chunk(chunk: Any, most: int) -> Chunk:
+def _chunk(chunk: Any, levels: Levels, most: int) -> Chunk:
     meta = chunk.get(3) if isinstance(chunk, dict) else None
     # In another file, encrypted, or with a page index or a Bloom filter, by which a query passes over rows.
-    if not isinstance(meta, dict) or {1, 4, 5, 6, 7, 8, 9} & set(chunk) or {14, 15} & set(meta):
+    if not isinstance(meta, dict) or {1, 4, 5, 6, 7, 8, 9} & set(chunk) or set(meta) - _KNOWN:
         raise FormatError("a manifest's footer is not as it should be")
     kind, codec = _int(meta, 1), _int(meta, 4)
     if codec not in _CODECS or kind not in _TYPES:
         raise FormatError("a column of a manifest is stored in a way it should not be")
+    _check_statistics(meta, _WIDTHS.get(kind), levels)
     at = _long(meta, 9)
     if 11 in meta:  # the decoder begins where the first of data and dictionary is
         at = min(at, _long(meta, 11) or at)
@@ -118,6 +129,25 @@ def _chunk(chunk: Any, most: int) -> Chunk:
     if not 4 <= at <= end <= most:
         raise FormatError("a column of a manifest lies outside of it")
     return Chunk(at, end, codec, kind == _BYTE_ARRAY)
+
+
+def _check_statistics(meta: Any, width: int | None, levels: Levels) -> None:
+    """Sizes in statistics must be those of the column: the decoder ends the process over others."""
+    bounds, sizes = meta.get(12, {}), meta.get(16, {})
+    if not isinstance(bounds, dict) or not isinstance(sizes, dict):
+        raise FormatError("a manifest's statistics are not readable")
+    for number in {1, 2, 5, 6} & set(bounds) if width else ():
+        if type(bounds[number]) is not _Text or bounds[number] != width:
+            raise FormatError("a manifest's statistics are not those of its columns")
+    for number, level in ((2, levels.repetition), (3, levels.definition)):
+        if number in sizes and (
+            not isinstance(sizes[number], list) or len(sizes[number]) not in (0, level + 1)
+        ):
+            raise FormatError("a manifest's statistics are not those of its columns")
+
+
+class _Text(int):
+    """The length of a binary value."""
 
 
 class _Long(int):
@@ -174,7 +204,7 @@ def _longest(stored: bytes, decoded: int, codec: int) -> int:
 
 
 class _Compact:
-    """Reads a struct of the Thrift compact protocol; i32, i64, lists and structs are kept, no others."""
+    """Reads a struct of the Thrift compact protocol; i32, i64, lengths, lists and structs are kept."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -207,7 +237,9 @@ class _Compact:
             case 7:
                 self._skip(8)
             case 8:
-                self._skip(self._varint())
+                length = self._varint()
+                self._skip(length)
+                return _Text(length)
             case 9:
                 head = self._byte()
                 length = head >> 4 if head >> 4 < 15 else self._varint()

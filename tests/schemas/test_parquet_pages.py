@@ -15,6 +15,10 @@ from schemas.errors import FormatError
 from tests.kit.batches import row
 
 SCHEMA = columns.arrow_schema().with_metadata({manifest.KEY: manifest.VERSION.encode()})
+LEVELS = [
+    parquet_pages.Levels(1, 1) if pa.types.is_list(c.arrow) else parquet_pages.Levels(int(not c.required), 0)
+    for c in columns.COLUMNS
+]
 LIMITS = parquet_pages.Limits(manifest.MAX_ROWS, manifest.MAX_DECODED)
 
 
@@ -128,7 +132,7 @@ def test_every_cut_of_the_footer_is_refused():
     for length in range(0, FOOTER, 61):
         cut = GOOD[: -8 - FOOTER] + footer[:length]
         with pytest.raises(FormatError):
-            parquet_pages.check(cut + length.to_bytes(4, "little") + b"PAR1", LIMITS, len(columns.COLUMNS))
+            parquet_pages.check(cut + length.to_bytes(4, "little") + b"PAR1", LIMITS, LEVELS)
 
 
 @pytest.mark.parametrize("footer", [
@@ -138,7 +142,7 @@ def test_every_cut_of_the_footer_is_refused():
 def test_a_footer_of_anything_is_refused(footer):
     data = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
     with pytest.raises(FormatError):
-        parquet_pages.check(data, LIMITS, len(columns.COLUMNS))
+        parquet_pages.check(data, LIMITS, LEVELS)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,7 @@ def test_a_billion_rows_or_fewer_than_none_are_refused_by_the_footer(rows_said):
     changed = footer.replace(b"\x16\x04\x19", b"\x16" + rows_said + b"\x19")
     data = GOOD[: -8 - FOOTER] + changed + len(changed).to_bytes(4, "little") + b"PAR1"
     with pytest.raises(FormatError, match="rows"):
-        parquet_pages.check(data, LIMITS, len(columns.COLUMNS))
+        parquet_pages.check(data, LIMITS, LEVELS)
     assert refused(data)
 
 
@@ -178,7 +182,7 @@ ROWS = b"\x16\x04\x19"  # field 3 of the footer, i64: 2 rows; then field 4
 def test_a_footer_with_two_meanings_is_refused(what, put):
     data = with_footer(lambda footer: footer.replace(ROWS, put))
     with pytest.raises(FormatError):
-        parquet_pages.check(data, LIMITS, len(columns.COLUMNS))
+        parquet_pages.check(data, LIMITS, LEVELS)
     assert refused(data), what
 
 
