@@ -7,6 +7,7 @@ scripts/render_docs.py --check    leave with 1 if anything would change
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import re
 import sys
@@ -17,6 +18,7 @@ from central_store.check import CODES
 from central_store.replies import REASONS as STORE_REASONS
 from central_store.settings import Settings as StoreSettings
 from facility_sync import reasons, restore, settings
+from facility_sync.identity.dictionary import HEADERS
 from schemas import columns, extract, messages
 from schemas.errors import EXIT_CODES
 
@@ -33,7 +35,8 @@ def message_table() -> str:
     rows = []
     for kind in messages.Message.__subclasses__():
         fields = ", ".join(f"`{item.name}`" for item in dataclasses.fields(kind))
-        rows.append([f"`{kind.TYPE}`", (kind.__doc__ or "").strip(), fields])
+        says = " ".join((kind.__doc__ or "").split())
+        rows.append([f"`{kind.TYPE}`", says, fields])
     return table(["type", "says", "fields, beside `type` and `version`"], rows)
 
 
@@ -67,9 +70,16 @@ def store_settings_table() -> str:
     return table(["key", "default", "meaning"], rows)
 
 
+def dictionary() -> str:
+    """The dictionary of the capsules, for whoever opens one without this program."""
+    text = base64.b64encode(HEADERS).decode("ascii")
+    return "\n".join(["```base64", *(text[i : i + 100] for i in range(0, len(text), 100)), "```"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "messages": message_table,
     "columns": column_table,
+    "dictionary": dictionary,
     "exit-codes": lambda: table(["status", "name", "meaning"], [[str(c), n, t] for c, n, t in EXIT_CODES]),
     "reasons": lambda: reason_table(reasons.CAPTURE | reasons.ROUND),
     "prune-reasons": lambda: plain_table(["reason", "meaning"], reasons.PRUNE),

@@ -26,6 +26,7 @@ def header(patient: int = 1, study: int = 1, series: int = 1, instance: int = 1,
     made = Dataset()
     made.SpecificCharacterSet = "ISO_IR 192"
     made.SOPClassUID = CTImageStorage
+    made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     made.SOPInstanceUID = f"{ROOT}.{patient}.{study}.{series}.{instance}"
     made.StudyInstanceUID = f"{ROOT}.{patient}.{study}"
     made.SeriesInstanceUID = f"{ROOT}.{patient}.{study}.{series}"

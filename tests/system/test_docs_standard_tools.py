@@ -9,13 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pydicom
 import pytest
 
+from facility_sync.identity import dictionary
 from tests.kit import images
 from tests.kit.site import Site
 
 PAGE = Path(__file__).parents[2] / "docs" / "open-with-standard-tools.md"
-TOOLS = ("age", "tar", "sha256sum", "ssh-keygen", "zstd", "sh")
+TOOLS = ("age", "tar", "sha256sum", "ssh-keygen", "zstd", "openssl", "gdcmanon", "sh")
 
 
 @pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"needs {', '.join(TOOLS)}")
@@ -31,7 +33,8 @@ def test_a_batch_on_the_wire_opens_with_standard_tools_only(site: Site, tmp_path
         receipt = next(a.home.joinpath("receipts").glob("*.receipt.json"))
         shutil.copy(receipt, here / "receipt.json")
         shutil.copy(str(receipt) + ".sig", here / "receipt.json.sig")
-        wanted.add(images.write(source, 2, 1, 1, 1).read_bytes())
+        wanted.add(images.write(source, 2, 1, 1, 1, BurnedInAnnotation="YES").read_bytes())
+        protected = images.write(source, 3, 1, 1, 1).read_bytes()
         a.settings(receipt_wait_seconds=0)
         wire = _catch(a, inbox)
     finally:
@@ -42,8 +45,9 @@ def test_a_batch_on_the_wire_opens_with_standard_tools_only(site: Site, tmp_path
     shutil.copy(a.home / "clinic-a.card", here)
     shutil.copy(site.folder / "store.card", here)
     shutil.copy(next(a.home.joinpath("domains").glob("*.domain")), here / "clinic-a.domain")
+    (here / "capsule.dictionary").write_bytes(dictionary.HEADERS)
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     script = "set -eu\n" + "\n".join(blocks)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
@@ -58,6 +62,8 @@ def test_a_batch_on_the_wire_opens_with_standard_tools_only(site: Site, tmp_path
     assert done.stdout.count("Good ") == 2
     assert "opened/manifest.parquet: OK" in done.stdout
     assert (here / "image.dcm").read_bytes() in wanted
+    assert (here / "original.dcm").read_bytes() == protected
+    assert pydicom.dcmread(here / "reidentified.dcm").PatientName == "FAMILY3^GIVEN3"
 
 
 def _catch(a, inbox: Path) -> bytes:
