@@ -9,6 +9,7 @@
     outbox/               sealed batches on their way
     receipts/             every receipt, verifiable with `ssh-keygen -Y verify`
     pruned.jsonl          every local file that was deleted because it is stored
+    releases.log          who released which kind of device, and who took it back
     staging/              work of one round; wiped when a round begins
 
 Guarantees: a secret is created with mode 0600 and never read with a looser one; one round at a time.

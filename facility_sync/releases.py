@@ -45,7 +45,7 @@ class Release:
             text = getattr(self, key)
             if len(text) > most or not text.isprintable() or (key != "note" and not text.strip()):
                 raise SettingsError(
-                    f"a release's {key} is text in one line of at most {most} characters"
+                    f"`{key}` of a release is one line of at most {most} characters"
                     + ("" if key == "note" else ", and not empty"),
                     hint="`fsync release add --help` shows examples.",
                 )

@@ -18,6 +18,7 @@ from central_store.check import CODES
 from central_store.replies import REASONS as STORE_REASONS
 from central_store.settings import Settings as StoreSettings
 from facility_sync import reasons, restore, settings
+from facility_sync.identity import decide
 from facility_sync.identity.dictionary import HEADERS
 from schemas import columns, extract, messages
 from schemas.errors import EXIT_CODES
@@ -84,6 +85,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reasons": lambda: reason_table(reasons.CAPTURE | reasons.ROUND),
     "prune-reasons": lambda: plain_table(["reason", "meaning"], reasons.PRUNE),
     "flags": lambda: plain_table(["flag", "meaning"], extract.FLAGS),
+    "decide-reasons": lambda: plain_table(["reason", "meaning"], decide.REASONS),
     "restore-reasons": lambda: plain_table(["reason", "meaning"], restore.REASONS),
     "store-reasons": lambda: plain_table(["reason", "meaning"], STORE_REASONS),
     "store-settings": store_settings_table,

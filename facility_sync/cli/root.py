@@ -26,6 +26,7 @@ _COMMANDS = {
     "restore": ("single", "One protected or sealed file back, byte for byte."),
     "reidentify": ("single", "Put back what any PS3.15 tool encrypted in a file."),
     "explain": ("single", "What would become of each attribute of a file, and why."),
+    "release": ("release", "Kinds of device whose pixels show no identity, by a person's word."),
     "domain": ("domain", "Who may read identities: share, renew, back up."),
 }
 

@@ -15,15 +15,17 @@ about it (`decide`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from pydicom import uid
+from pydicom import config, uid
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from facility_sync.releases import ANY, Release
+from schemas.errors import SettingsError
 
 KEYWORDS: tuple[str, ...] = (
     "SOPClassUID", "Modality", "ImageType", "SeriesDescription", "Manufacturer", "ManufacturerModelName",
@@ -32,6 +34,9 @@ KEYWORDS: tuple[str, ...] = (
     "SecondaryCaptureDeviceSoftwareVersions",
 )  # fmt: skip
 """What must be read of a header to judge it."""
+
+
+_UID = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30}){2,20}")
 
 
 class Risk(StrEnum):
@@ -73,6 +78,9 @@ _HIGH_MODALITIES = {
 _DOCUMENTS = "Encapsulated"
 _CAPTURES = ("SecondaryCapture", "MultiFrame")
 _PHOTOGRAPHS = ("Ultrasound", "EnhancedUS", "Photoacoustic", "VL", "Video", "Dermoscopic", "Confocal")
+
+_SCREEN = re.compile("SAVE|SCREEN(?!ING)")
+"""A saved screen, but not the screening of breasts and lungs."""
 
 _MEASURED = frozenset({
     # Counts and attenuations computed by the scanner; text goes into overlays, saved screens, captures.
@@ -122,8 +130,37 @@ def judge(dataset: Dataset, *, has_pixels: bool, overlays: bool, releases: Seque
     return _verdict("measured-pixels" if original else "not-original", low=original)
 
 
+def sop_class(text: str) -> str:
+    """The class of a release from what a person gave: a UID, a keyword as in PS3.6, or `ANY`.
+
+    Raises:
+        SettingsError: there is no such class, or one whose images a release cannot reach.
+    """
+    if text == ANY:
+        return text
+    found = getattr(uid, text, None)
+    if isinstance(found, uid.UID) and found.type == "SOP Class":
+        text = str(found)
+    if not _UID.fullmatch(text):
+        raise SettingsError(
+            "this is no SOP class", hint=f"Give its UID, its keyword like CTImageStorage, or `{ANY}`."
+        )
+    alone = Dataset()
+    alone.SOPClassUID = text
+    if judge(alone, has_pixels=True, overlays=False, releases=()).risk is Risk.HIGH:
+        raise SettingsError(
+            "images of this class are always sealed whole: no release changes that",
+            hint="`fsync explain FILE` shows why a file is sealed.",
+        )
+    return text
+
+
 def _verdict(reason: str, *, low: bool) -> Verdict:
     return Verdict(Risk.LOW if low else Risk.UNKNOWN, (reason,))
+
+
+_UNREADABLE = "\x7f"
+"""Stands for what cannot be read: no device is released under this name, for it is not printable."""
 
 
 class _Values:
@@ -138,7 +175,7 @@ class _Values:
             many = value if isinstance(value, (MultiValue, list, tuple)) else [value]
             return ["" if item is None else str(item).strip("\0 ").upper() for item in many]
         except Exception:  # pydicom decodes on access and may raise anything on what a device wrote
-            return ["?"]
+            return [_UNREADABLE]
 
     def text(self, keyword: str) -> str:
         return "\\".join(self.texts(keyword))
@@ -150,14 +187,14 @@ def _high(found: _Values, *, overlays: bool) -> Iterable[str]:
     if found.text("RecognizableVisualFeatures") not in ("", "NO"):
         yield "recognizable-features"
     told = found.text("ImageType") + "\\" + found.text("SeriesDescription")
-    if "SAVE" in told or "SCREEN" in told:
+    if _SCREEN.search(told):
         yield "screen-save"
     if any(map(found.text, KEYWORDS[-4:])):
         yield "secondary-capture"
-    modality = _HIGH_MODALITIES.get(found.text("Modality"))
-    if modality:
-        yield modality
-    keyword = uid.UID(found.text("SOPClassUID")).keyword
+    for modality in found.texts("Modality"):
+        if modality in _HIGH_MODALITIES:
+            yield _HIGH_MODALITIES[modality]
+    keyword = uid.UID(found.text("SOPClassUID"), config.IGNORE).keyword
     if keyword.startswith(_DOCUMENTS):
         yield "document"
     if keyword.startswith(_CAPTURES):

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.kit import images
 from tests.system.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,30 @@ def test_the_tour_of_the_readme_runs_and_prints_what_it_says(tmp_path):
     assert done.returncode == 0, done.stderr + done.stdout
     printed = plain(done.stdout)
     assert [line for line in shown if line not in printed] == []
+
+
+def test_what_the_page_for_terminals_shows_with_one_file_runs(tmp_path):
+    text = (ROOT / "docs" / "terminals.md").read_text("utf-8")
+    shown = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    assert len(shown) == 2
+    images.write(tmp_path, 1, ImageType=["ORIGINAL", "PRIMARY"]).rename(tmp_path / "in.dcm")
+    script = "set -ex\n" + "\n".join(["fsync init --facility clinic-a", *shown])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"FSYNC_HOME": str(tmp_path / "home"), "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "measured-pixels" in done.stdout
+    assert "UNSEALED" in done.stdout
+    assert "FAMILY1" not in done.stdout
+    assert b"FAMILY1" not in (tmp_path / "protected.dcm").read_bytes()
+    assert b"FAMILY1" in (tmp_path / "readable.dcm").read_bytes()
 
 
 def test_tables_in_the_docs_come_from_the_code():
