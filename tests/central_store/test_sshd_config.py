@@ -50,6 +50,11 @@ def make_store(folder: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
 def printed(root: Path, *words: str) -> str:
     pairs = zip(("clinic-a", "hospital-b"), ACCOUNTS, strict=True)
     options = [word for facility, account in pairs for word in ("--account", f"{facility}={account}")]
@@ -72,16 +77,15 @@ def effective(config: Path, user: str) -> dict[str, str]:
 
 
 @needs_sshd
-def test_sshd_accepts_it_and_understands_what_we_mean(tmp_path: Path) -> None:
+def test_sshd_accepts_it_and_understands_what_we_mean(store: Path, tmp_path: Path) -> None:
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    root = make_store(tmp_path)
-    (tmp_path / "config").write_text(printed(root))
+    (tmp_path / "config").write_text(printed(store))
     for user, facility in zip(ACCOUNTS, ("clinic-a", "hospital-b"), strict=True):
         found = effective(tmp_path / "config", user)
-        assert found["chrootdirectory"] == str(root / "shelves" / facility)
+        assert found["chrootdirectory"] == str(store / "shelves" / facility)
         assert found["forcecommand"] == sshd_config.COMMAND
-        assert found["authorizedkeysfile"] == str(root / "authorized_keys" / facility)
+        assert found["authorizedkeysfile"] == str(store / "authorized_keys" / facility)
         assert found["maxsessions"] == "1"
         assert found["disableforwarding"] == found["strictmodes"] == "yes"
         for no in ("permittty", "allowtcpforwarding", "passwordauthentication", "permitrootlogin"):
@@ -105,8 +109,8 @@ def test_the_allowed_requests_exist_and_no_more_than_that_is_allowed() -> None:
         assert never not in allowed
 
 
-def test_keys_are_restricted_and_follow_the_enrolment(tmp_path: Path) -> None:
-    root = make_store(tmp_path)
+def test_keys_are_restricted_and_follow_the_enrolment(store: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(store, tmp_path / "store")
     printed(root)
     file = root / "authorized_keys" / "clinic-a"
     line = file.read_text()
@@ -132,11 +136,11 @@ def test_what_sshd_would_read_otherwise_is_refused(account: str) -> None:
         sshd_config.config(Layout(Path("/srv/store")), made, both, owner, port=22)
 
 
-def test_an_account_of_nobody_is_a_wrong_command_line(tmp_path: Path) -> None:
-    root = make_store(tmp_path)
-    for wrong in ("clinic-z=x", "clinic-a=", "clinic-a"):
-        assert call("fstore", "--root", root, "sshd-config", "--account", wrong).status == 2
-    assert call("fstore", "--root", root, "sshd-config", "--json").json["accounts"]["clinic-a"] == "clinic-a"
+def test_an_account_of_nobody_is_a_wrong_command_line(store: Path) -> None:
+    for wrong in ("clinic-z=x", "clinic-a"):
+        assert call("fstore", "--root", store, "sshd-config", "--account", wrong).status == 2
+    found = call("fstore", "--root", store, "sshd-config", "--json").json
+    assert found["accounts"]["clinic-a"] == "clinic-a"
 
 
 # -- the real thing --------------------------------------------------------------------------------
