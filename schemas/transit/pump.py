@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import BinaryIO, Protocol
 
 from paramiko import SSHException
@@ -24,8 +25,10 @@ from schemas.transit.shelf import Absent, Progress, ShelfFull, check_end, read_p
 IN_FLIGHT = 16 * 1024 * 1024
 """Bytes asked for or sent and not yet answered: 125 MB/s at a round trip of 130 ms."""
 _GULP = 4 * 1024 * 1024
-CHECKPOINT = 16 * 1024 * 1024
-"""Bytes after which an upload that may be gone on with later is brought to the other side's disk."""
+CHECKPOINT = 4 * 1024 * 1024
+"""Least bytes between two points at which an upload is brought to the other side's disk, to go on from there."""
+CHECKPOINT_SECONDS = 2.0
+"""Least time between them: on a fast line they would save nothing and cost the time of an fsync."""
 _SLOW = 300.0  # seconds a disk may take for an fsync or a rename
 
 
@@ -163,7 +166,7 @@ class Pump:
         """
         _, piece = self._sizes(size)
         waiting: deque[tuple[int, int, int]] = deque()  # number; bytes of a WRITE; or offset of an fsync
-        sent, unanswered, due = start, 0, start + CHECKPOINT
+        sent, unanswered, due, since = start, 0, start + CHECKPOINT, monotonic()
         try:
             while sent < size or waiting:
                 while sent < size and unanswered < IN_FLIGHT:
@@ -172,9 +175,10 @@ class Pump:
                     waiting.append((number, len(data), 0))
                     sent += len(data)
                     unanswered += len(data)
-                    if confirmed is not None and self.can_fsync and due <= sent < size:
+                    ripe = due <= sent < size and monotonic() - since >= CHECKPOINT_SECONDS
+                    if ripe and confirmed is not None and self.can_fsync:
                         waiting.append((self._fsync(handle), 0, sent))
-                        due = sent + CHECKPOINT
+                        due, since = sent + CHECKPOINT, monotonic()
                 number, length, point = waiting.popleft()
                 if point and confirmed is not None:
                     self.status(number, "bring a file to its disk", patience=_SLOW)

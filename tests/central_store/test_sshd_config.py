@@ -198,6 +198,7 @@ def test_a_terminal_does_its_work(server: tuple[Endpoint, Path], monkeypatch: py
     shelf = root / "shelves" / "clinic-a"
     data = os.urandom(1_000_000)
     monkeypatch.setattr(pump, "CHECKPOINT", 256 * 1024)
+    monkeypatch.setattr(pump, "CHECKPOINT_SECONDS", 0)
     with connect(endpoint) as session:
         session.shelf("in").put(BATCH, io.BytesIO(data), len(data))
         assert (shelf / "in" / str(BATCH)).read_bytes() == data

@@ -107,6 +107,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def road(server: Road, monkeypatch: pytest.MonkeyPatch) -> Road:
     monkeypatch.setattr(pump, "CHECKPOINT", STEP)
+    monkeypatch.setattr(pump, "CHECKPOINT_SECONDS", 0)
     for path in (server.folder / "in").glob("*"):
         path.unlink()
     return server

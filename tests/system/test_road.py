@@ -73,6 +73,7 @@ def test_a_broken_upload_goes_on_within_the_round(
     kind: str, ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pump, "CHECKPOINT", 512 * 1024)
+    monkeypatch.setattr(pump, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(pump, "IN_FLIGHT", 512 * 1024)
     batch = ends.batch(3_000_000)
     size = outbox_path(ends.home, batch).stat().st_size
@@ -215,6 +216,7 @@ def test_a_stopped_round_leaves_a_mark_that_the_next_one_uses(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pump, "CHECKPOINT", 256 * 1024)
+    monkeypatch.setattr(pump, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(pump, "IN_FLIGHT", 256 * 1024)
     batch = ends.batch(2_000_000)
     once = Patience(seconds=1, jitter=lambda: 0.5, attempts=1)
