@@ -26,7 +26,7 @@ IN_FLIGHT = 16 * 1024 * 1024
 """Bytes asked for or sent and not yet answered: 125 MB/s at a round trip of 130 ms."""
 _GULP = 4 * 1024 * 1024
 CHECKPOINT = 4 * 1024 * 1024
-"""Least bytes between two points at which an upload is brought to the other side's disk, to go on from there."""
+"""Least bytes between two points at which an upload is brought to the server's disk, to go on from there."""
 CHECKPOINT_SECONDS = 2.0
 """Least time between them: on a fast line they would save nothing and cost the time of an fsync."""
 _SLOW = 300.0  # seconds a disk may take for an fsync or a rename
