@@ -6,7 +6,8 @@ sessions of the others, nor fill their disk; an address that fails to log in aga
 when the server is told to stop, or dies, no process of it stays behind.
 
 What counts over connections is counted in the parent. A child tells it through a socket of packets: `-` a
-login failed, `+NAME` that facility wants a session (answered `y` or `n`), and its end.
+login failed, `+NAME` that facility wants a session (answered `y` or `n`), `.` its client said something,
+and its end.
 
 The parent accepts, and forks before any thread exists in it (`serve` refuses to start otherwise): a child
 needs no import and is there in milliseconds, and OpenSSL and paramiko start fresh in it. Connections do
@@ -48,6 +49,7 @@ WINDOW = 16 * 1024 * 1024
 """Bytes a client may send ahead: 125 MB/s at a round trip of 130 ms."""
 SSH_PACKET = 256 * 1024
 _LOOK = 0.25  # seconds between looks at `stop`
+_PULSE = 0.2  # seconds: how precisely the parent knows when a client last said something
 _WORDS = 256  # bytes: the longest thing a child says to the parent
 _GRACE = 5.0  # seconds children have to end before they are killed
 
@@ -60,6 +62,8 @@ class Limits:
     """Connections at once."""
     facility_sessions: int = 8
     """Sessions at once of one facility."""
+    silent_seconds: float = 30
+    """A session silent for so long gives way when its facility wants one too many: it is likely dead."""
     waiting: int = 64
     """Connections at once that have not logged in yet."""
     login_seconds: int = 20
@@ -101,6 +105,7 @@ class _Child:
     peer: str
     line: socket.socket
     facility: str = ""  # empty: not logged in yet
+    heard: float = 0.0  # when its client last said something, give or take `_PULSE`
 
 
 def serve(
@@ -213,14 +218,14 @@ def _hear(
     with suppress(ConnectionResetError):
         said = child.line.recv(_WORDS)
     if said.startswith(b"+"):
-        facility = said[1:].decode("ascii")
-        have = sum(other.facility == facility for other in children.values())
-        if have < limits.facility_sessions:
-            child.facility = facility
+        _admit(children, child, said[1:].decode("ascii"), limits)
         with suppress(OSError):  # it is gone: its end comes next
             child.line.send(b"y" if child.facility else b"n")
         return
     late = False
+    if said == b".":
+        child.heard = time.monotonic()
+        return
     if not said:
         selector.unregister(child.line)
         child.line.close()
@@ -233,6 +238,20 @@ def _hear(
             log.warning("a session ended badly, from=%s", child.peer)
     if (said or late) and addresses.failed(child.peer, time.monotonic()):
         log.warning("pausing: too many failed logins, from=%s", child.peer)
+
+
+def _admit(children: dict[int, _Child], child: _Child, facility: str, limits: Limits) -> None:
+    """Give a facility one more session if it has fewer than allowed, or one of them seems dead."""
+    now = time.monotonic()
+    others = [other for other in children.values() if other.facility == facility]
+    if len(others) >= limits.facility_sessions:
+        longest = min(others, key=lambda other: other.heard)
+        if now - longest.heard < limits.silent_seconds:
+            return
+        log.info("a silent session gives way, facility=%s from=%s", facility, longest.peer)
+        longest.facility = ""
+        os.kill(longest.pid, signal.SIGTERM)
+    child.facility, child.heard = facility, now
 
 
 def _end(children: dict[int, _Child]) -> None:
@@ -314,12 +333,20 @@ def _session(
     parent: int,
     line: socket.socket,
 ) -> None:
+    told = 0.0
+
     def admit(facility: str) -> bool:
         line.send(b"+" + facility.encode("ascii"))
         return line.recv(1) == b"y"
 
     def failed() -> None:
         line.send(b"-")
+
+    def pulse() -> None:
+        nonlocal told
+        if time.monotonic() - told > _PULSE:
+            told = time.monotonic()
+            line.send(b".")
 
     transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=SSH_PACKET)
     transport.local_version = "SSH-2.0-fstore"
@@ -341,6 +368,7 @@ def _session(
         channel,
         idle=limits.idle_seconds,
         packet=limits.packet_seconds,
+        heard=pulse,
         wanted=lambda: os.getppid() == parent,
     )
     channel.close()

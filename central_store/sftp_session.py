@@ -48,13 +48,22 @@ class Session:
             p.RENAME: self._rename, p.EXTENDED: self._extended,
         }  # fmt: skip
 
-    def converse(self, channel: Channel, *, idle: float, packet: float, wanted: Callable[[], bool]) -> None:
+    def converse(
+        self,
+        channel: Channel,
+        *,
+        idle: float,
+        packet: float,
+        heard: Callable[[], None],
+        wanted: Callable[[], bool],
+    ) -> None:
         """Answer until the client leaves or `wanted` says no.
 
         Args:
             channel: open.
             idle: seconds of silence after which the client is left.
             packet: seconds it may take to send one packet, or to take one piece of the answers.
+            heard: called whenever the client said something.
             wanted: looked at every few seconds.
 
         Raises:
@@ -62,8 +71,8 @@ class Session:
             TimeoutError: it is too slow.
             OSError: the connection broke.
         """
-        splitter, heard = p.Splitter(), monotonic()
-        begun = heard  # when the packet that is not whole yet began
+        splitter, last = p.Splitter(), monotonic()
+        begun = last  # when the packet that is not whole yet began
         while wanted():
             channel.settimeout(min(_TICK, idle, packet))
             if splitter.partial and monotonic() - begun > packet:
@@ -71,11 +80,12 @@ class Session:
             try:
                 data = channel.recv(_GULP)
             except TimeoutError:
-                if monotonic() - heard > idle:
+                if monotonic() - last > idle:
                     return
                 continue
             if not data:
                 return
+            heard()
             if not splitter.partial:
                 begun = monotonic()
             channel.settimeout(packet)
@@ -90,7 +100,7 @@ class Session:
                     answers, held = [], 0
             if answers:
                 send_all(channel, b"".join(answers))
-            heard = monotonic()
+            last = monotonic()
 
     def answer(self, packet: bytes | memoryview) -> bytes:
         """The answer to one request; raises `FormatError` if it is malformed."""

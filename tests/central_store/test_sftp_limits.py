@@ -130,6 +130,26 @@ def test_one_facility_cannot_take_the_sessions_of_the_others(tmp_path: Path) -> 
     assert "refused: too many sessions, facility=clinic" in (tmp_path / "log").read_text()
 
 
+def test_a_dead_session_gives_way_to_a_new_one(tmp_path: Path) -> None:
+    """A line that broke without a word must not lock its facility out until the server notices."""
+    with (
+        serving(tmp_path, facility_sessions=2, silent_seconds=1.5) as server,
+        connect(server) as dead,
+        connect(server) as busy,
+    ):
+        for _ in range(20):
+            time.sleep(0.1)
+            busy.shelf("out").names()
+        with connect(server) as third:
+            assert third.shelf("out").names() == []
+            assert busy.shelf("out").names() == []
+            with pytest.raises(TransitError):
+                dead.shelf("out").names()
+            with pytest.raises(TurnedAway):  # both of these are alive
+                connect(server)
+    assert "a silent session gives way, facility=clinic" in (tmp_path / "log").read_text()
+
+
 @pytest.mark.parametrize("pace", ["stops", "trickles"])
 def test_a_packet_that_takes_too_long_ends_the_session(tmp_path: Path, pace: str) -> None:
     with serving(tmp_path, packet_seconds=0.5) as server, paramiko.Transport(server[:2]) as transport:

@@ -17,6 +17,7 @@ import pytest
 from facility_sync import courier, exchange
 from facility_sync.patience import Patience, persist
 from schemas.errors import SyncError
+from schemas.transit import pump, sftp
 from tests.kit.road import Ends, make_ends, open_ends
 from tests.kit.wire import Wire, wire
 
@@ -44,6 +45,13 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
         service.stdout.close()
     opened.check()  # the catalog can be opened now
     opened.ledger.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk may take five minutes for an fsync or a rename; here it has not."""
+    monkeypatch.setattr(pump, "_SLOW", 1.0)
+    monkeypatch.setattr(sftp, "_RENAMING", 1.0)
 
 
 def deliver(ends: Ends, patience: Patience = PATIENCE) -> str:
@@ -104,7 +112,7 @@ def test_the_wire_falls_silent_after_any_packet(
     ends: Ends, way: Literal["up", "down"], campaign_size: int, campaign_seed: int
 ) -> None:
     """Nobody hangs up: only our own clocks can tell."""
-    with ends.served(packet_seconds=2) as server, wire(server) as through:
+    with ends.served(silent_seconds=1) as server, wire(server) as through:
         ends.dial(through.endpoint)
         most = undisturbed(ends, through)[way]
         for packets in places(most, campaign_size, campaign_seed):
