@@ -52,7 +52,7 @@ def protect(path: Path, out: Path, context: capture.Context) -> capture.Taken:
     made: list[capture.Taken] = []
 
     def write(sink: BinaryIO) -> None:
-        found = capture.take(path, context._replace(compress=False), sink)
+        found = capture.take(path, context._replace(stored=False), sink)
         if isinstance(found, Refused):
             raise Incomplete(f"the file is not taken: {found.reason}", hint=hint(found.reason))
         made.append(found)

@@ -103,16 +103,18 @@ def would_save(source: BinaryIO, size: int) -> bool:
 
 
 class Counted:
-    """Writes through, counts and hashes."""
+    """Writes through, counts and, unless told not to, hashes."""
 
-    def __init__(self, sink: BinaryIO) -> None:
+    def __init__(self, sink: BinaryIO, *, hashing: bool = True) -> None:
         self._sink = sink
+        self._hashing = hashing
         self.digest = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes) -> int:
         """Write all of it."""
-        self.digest.update(data)
+        if self._hashing:
+            self.digest.update(data)
         self.size += len(data)
         self._sink.write(data)
         return len(data)

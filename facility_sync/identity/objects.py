@@ -28,7 +28,7 @@ PROTECTED = frozenset({"dicom", "dicom+zstd"})
 
 
 def store_protected(
-    face: protect.Face, layout: Layout, source: BinaryIO, sink: BinaryIO, *, compress: bool = True
+    face: protect.Face, layout: Layout, source: BinaryIO, sink: BinaryIO, *, stored: bool = True
 ) -> frames.Encoded:
     """Write a protected object.
 
@@ -37,23 +37,25 @@ def store_protected(
         layout: of the original.
         source: the original, seekable.
         sink: takes the object from where it stands.
-        compress: whether a zstd frame is tried.
+        stored: name it by its SHA-256, and compress it where that saves something; else neither.
     """
     size = len(face.head) + layout.pixels_bytes + len(face.tail)
-    counted = frames.Counted(sink)
+    counted = frames.Counted(sink, hashing=stored)
     if size <= frames.WHOLE:
         data = b"".join(_pieces(face, layout, source))
-        frame = frames.compressor().compress(data) if compress else data
+        frame = frames.compressor().compress(data) if stored else data
         saves = frames.is_smaller(frame, size)
         counted.write(frame if saves else data)
     else:
-        saves = compress and frames.would_save(source, len(layout.front.head) + layout.pixels_bytes)
+        saves = stored and frames.would_save(source, len(layout.front.head) + layout.pixels_bytes)
         deflater = frames.compressor().compressobj(size=size) if saves else None
         for piece in _pieces(face, layout, source):
             counted.write(piece if deflater is None else deflater.compress(piece))
         if deflater is not None:
             counted.write(deflater.flush())
-    return frames.Encoded(counted.digest.hexdigest(), counted.size, "dicom+zstd" if saves else "dicom")
+    return frames.Encoded(
+        counted.digest.hexdigest() if stored else "", counted.size, "dicom+zstd" if saves else "dicom"
+    )
 
 
 def _pieces(face: protect.Face, layout: Layout, source: BinaryIO) -> Iterator[bytes]:
@@ -65,7 +67,7 @@ def _pieces(face: protect.Face, layout: Layout, source: BinaryIO) -> Iterator[by
 
 def _exactly(source: BinaryIO, size: int) -> Iterator[bytes]:
     while size:
-        block = source.read(min(size, frames.WHOLE))
+        block = source.read(min(size, frames.BLOCK))
         if not block:
             raise FormatError("an object ends inside its pixel value")
         size -= len(block)

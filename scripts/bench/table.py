@@ -74,14 +74,14 @@ def _row(row: Mapping[str, Any], item: Mapping[str, Any], own: Mapping[str, Any]
     return "| " + " | ".join(cells) + " |"
 
 
-def update(document: str, text: str) -> str:
+def update(document: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The document with another text between its marks.
 
     Raises:
         ValueError: it has not one of each mark, in this order.
     """
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in tail:
+    head, first, rest = document.partition(begin)
+    _, last, tail = rest.partition(end)
+    if not first or not last or begin in rest or end in tail:
         raise ValueError("the document has not one pair of marks")
-    return f"{head}{BEGIN}\n{text.strip()}\n{END}{tail}"
+    return f"{head}{begin}\n{text.strip()}\n{end}{tail}"

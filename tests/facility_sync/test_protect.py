@@ -51,7 +51,7 @@ def context(*for_domains: domains.Domain) -> capture.Context:
             captured=datetime(2026, 11, 24, tzinfo=UTC), max_file=1 << 33, rules=decide.Rules(),
         )
     )  # fmt: skip
-    return made._replace(compress=False)
+    return made._replace(stored=False)
 
 
 CONTEXT = context()
@@ -69,7 +69,7 @@ def protected(data: bytes, how: capture.Context = CONTEXT) -> bytes:
         iv=bytes(16),
     )
     sink = io.BytesIO()
-    objects.store_protected(face, found, io.BytesIO(data), sink, compress=False)
+    objects.store_protected(face, found, io.BytesIO(data), sink, stored=False)
     return sink.getvalue()
 
 
