@@ -245,7 +245,12 @@ def _content(file: BinaryIO, size: int) -> tuple[BinaryIO, bytes]:
 
 
 def _changed(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+    """Whether somebody wrote meanwhile; the time of the last change cannot be set back, unlike `mtime`."""
+    return _state(before) != _state(after)
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class _Same:
