@@ -103,7 +103,7 @@ def report_text(report: Report) -> str:
     counted = (
         ("found", report.found, "files" + (f", {report.ignored:,} more ignored" if report.ignored else "")),
         ("stored before", report.known, ""),
-        ("taken", report.taken, _conflicts(report.conflicts)),
+        ("taken", report.taken, _kinds(report)),
         ("already held", report.held, ""),
         ("sent", report.sent_batches, f"batches, {size(report.sent_bytes)}"),
         ("stored", report.stored, "images, each with a verified receipt"),
@@ -121,10 +121,14 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _conflicts(count: int) -> str:
-    if not count:
+def _kinds(report: Report) -> str:
+    if not report.taken:
         return ""
-    return f"({count:,} with other bytes than an earlier file of the same SOP instance: both are kept)"
+    kinds = f"{report.protected:,} protected, {report.taken - report.protected:,} sealed whole"
+    if not report.conflicts:
+        return kinds
+    count = f"{report.conflicts:,} with other bytes than an earlier file of the same SOP instance"
+    return f"{kinds} ({count}: both are kept)"
 
 
 def not_stored_text(refused: Sequence[Line], waiting: Sequence[Line], most: int = _MOST_LINES) -> list[str]:

@@ -35,6 +35,7 @@ from typing import Protocol
 from facility_sync import exchange, intake, pack, plan
 from facility_sync.courier import Courier, mark_path, outbox_path, take_news
 from facility_sync.home import Home
+from facility_sync.identity.objects import PROTECTED
 from facility_sync.ledger import Entry, Ledger
 from facility_sync.patience import Patience, persist
 from facility_sync.reasons import TRANSIENT
@@ -233,6 +234,7 @@ class Round:
         entries += [_entry(item, made.batch) for item in fresh + doubles]
         self._seal(made, fresh, spool, [entry for entry in entries if entry is not None])
         self.report.taken += len(fresh)
+        self.report.protected += sum(item.row["encoding"] in PROTECTED for item in fresh)
 
     def _seal(
         self, made: pack.Manifest, fresh: list[pack.Spooled], spool: Path, entries: list[Entry]

@@ -23,6 +23,8 @@ _TEXT = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _CODES = frozenset({0x00080100, 0x00080102, 0x00080103})  # the meaning, a text, goes all the same
 _DESIGNATOR = 0x00080102
 _SHORTEST_ID, _SHORTEST_NAME = 4, 3
+_SAYS_NOTHING = frozenset(value.lower().strip(b"^ \0") for value in DUMMIES.values())
+"""What stands there because of us, or of a tool before us that thought of the same words."""
 
 
 class Scrubbed(NamedTuple):
@@ -150,7 +152,7 @@ def needles(names: Iterable[bytes], identifiers: Iterable[bytes]) -> list[bytes]
     found = {part for name in names for part in re.split(rb"[\^=\s,;.\\]+", name.strip(b" \0").lower())}
     parts = {part for part in found if len(part) >= _SHORTEST_NAME}
     whole = {part.strip(b" \0").lower() for value in identifiers for part in value.split(b"\\")}
-    return sorted(parts | {value for value in whole if len(value) >= _SHORTEST_ID})
+    return sorted((parts | {value for value in whole if len(value) >= _SHORTEST_ID}) - _SAYS_NOTHING)
 
 
 def shows(head: bytes, encoding: Encoding, wanted: Sequence[bytes]) -> bool:

@@ -218,6 +218,13 @@ def test_a_short_identifier_counts_as_a_word_of_its_own():
     assert scrub.shows(head.replace(b"1234567", b"1234 67"), layout.EXPLICIT, [b"1234"])
 
 
+def test_a_protected_object_protected_again_gives_back_both(pair):
+    data, made = pair
+    again = protected(made)
+    assert restored(again) == made
+    assert restored(restored(again)) == data
+
+
 # -- what is altered, forged, or for somebody else ----------------------------------------------------
 
 
