@@ -11,20 +11,23 @@ import base64
 import dataclasses
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR, tag_for_keyword
 
 from central_store.check import CODES
 from central_store.replies import REASONS as STORE_REASONS
 from central_store.settings import Settings as StoreSettings
 from facility_sync import reasons, restore, settings
-from facility_sync.identity import decide
+from facility_sync.identity import decide, profile, protect
 from facility_sync.identity.dictionary import HEADERS
 from schemas import columns, extract, messages
 from schemas.errors import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["schemas/FORMAT.md", "docs/terminals.md", "docs/stores.md"]
+PAGES = ["schemas/FORMAT.md", "docs/terminals.md", "docs/stores.md", "docs/security.md"]
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -77,6 +80,65 @@ def dictionary() -> str:
     return "\n".join(["```base64", *(text[i : i + 100] for i in range(0, len(text), 100)), "```"])
 
 
+BECOMES = {
+    "keep": "kept",
+    "remove": "removed",
+    "empty": "emptied",
+    "dummy": "replaced by a value that says nothing",
+}
+
+ASKED = {
+    "who it is": "PatientName PatientID IssuerOfPatientID OtherPatientIDs OtherPatientNames PatientBirthDate "
+    "PatientBirthName PatientMotherBirthName PatientAddress PatientTelephoneNumbers ResponsiblePerson",
+    "about the patient": "PatientSex PatientAge PatientSize PatientWeight EthnicGroup Occupation "
+    "PregnancyStatus MedicalAlerts Allergies AdditionalPatientHistory PatientComments",
+    "the visit": "AccessionNumber StudyID AdmissionID RequestedProcedureID CurrentPatientLocation",
+    "staff": "ReferringPhysicianName PerformingPhysicianName OperatorsName RequestingPhysician "
+    "VerifyingObserverName ContentCreatorName",
+    "texts": "StudyDescription SeriesDescription ProtocolName ImageComments ReasonForStudy TextValue "
+    "UnformattedTextValue",
+    "where": "InstitutionName InstitutionAddress InstitutionalDepartmentName StationName",
+    "device": "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions",
+    "when": "StudyDate StudyTime SeriesDate AcquisitionDateTime ContentTime",
+    "UIDs": "StudyInstanceUID SeriesInstanceUID SOPInstanceUID ReferencedSOPInstanceUID FrameOfReferenceUID",
+    "menu": "Modality BodyPartExamined ViewPosition ProcedureCodeSequence PerformedProtocolCodeSequence",
+    "the image": "ImageType Rows KVP SliceThickness ImageOrientationPatient",
+    "other": "IconImageSequence GraphicAnnotationSequence ContentSequence OriginalAttributesSequence "
+    "DigitalSignaturesSequence",
+}
+"""Attributes of which people ask what becomes of them."""
+
+
+def profile_counts() -> str:
+    kept: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    for tag in profile.single():
+        vr = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
+        done = profile.action(tag, vr).value
+        if done == "keep":
+            kept.update(profile.reason(tag, vr).removeprefix("kept: ").split(", "))
+        others[done] += 1
+    options = ", ".join(f"{name} {count}" for name, count in kept.most_common())
+    why = {"keep": f"by the options, some by two: {options}"}
+    rows = [[text, str(others[done]), why.get(done, "")] for done, text in BECOMES.items()]
+    return table(["what becomes of them", "attributes", ""], rows)
+
+
+def profile_attributes() -> str:
+    rows = []
+    for topic, keywords in ASKED.items():
+        found: dict[str, list[str]] = {text: [] for text in ("a token", *BECOMES.values())}
+        for keyword in keywords.split():
+            tag = tag_for_keyword(keyword)
+            assert tag is not None, keyword
+            done = BECOMES[profile.action(tag, dictionary_VR(tag)).value]
+            found["a token" if tag in protect.TOKENS else done].append(dictionary_description(tag))
+        rows.append(
+            [topic, "; ".join(f"{text}: {', '.join(names)}" for text, names in found.items() if names)]
+        )
+    return table(["about", "what becomes of it"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "messages": message_table,
     "columns": column_table,
@@ -85,6 +147,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "reasons": lambda: reason_table(reasons.CAPTURE | reasons.ROUND),
     "prune-reasons": lambda: plain_table(["reason", "meaning"], reasons.PRUNE),
     "flags": lambda: plain_table(["flag", "meaning"], extract.FLAGS),
+    "profile-counts": profile_counts,
+    "profile-attributes": profile_attributes,
     "decide-reasons": lambda: plain_table(["reason", "meaning"], decide.REASONS),
     "restore-reasons": lambda: plain_table(["reason", "meaning"], restore.REASONS),
     "store-reasons": lambda: plain_table(["reason", "meaning"], STORE_REASONS),
