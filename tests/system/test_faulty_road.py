@@ -16,7 +16,7 @@ import pytest
 
 from facility_sync import courier, exchange
 from facility_sync.patience import Patience, persist
-from schemas.errors import SyncError
+from schemas.errors import SyncError, TransitError
 from schemas.transit import pump, sftp
 from tests.kit.road import Ends, make_ends, open_ends
 from tests.kit.wire import Wire, wire
@@ -66,7 +66,10 @@ def deliver(ends: Ends, patience: Patience = PATIENCE) -> str:
     until, pause = time.monotonic() + 30, 0.02
     with exchange.connect(ends.home, timeout=patience.timeout, patience=patience) as desk:
         while time.monotonic() < until:
-            persist(lambda: courier.take_news(ends.home, ends.ledger, desk), desk.call_again, patience)
+            try:
+                persist(lambda: courier.take_news(ends.home, ends.ledger, desk), desk.call_again, patience)
+            except TransitError:  # the store could not say: such a round ends here, and nothing is claimed
+                return "unanswered"
             known = ends.ledger.batch(batch)
             assert known is not None
             if known.state != "sent":
@@ -128,7 +131,7 @@ def test_the_server_goes_wrong_at_any_request(
     for number in places(24, campaign_size, campaign_seed + len(fault)):
         with ends.served(fault=f"{fault}:{number}"):
             outcome = deliver(ends)
-        assert outcome in ("stored", "not sent"), number
+        assert outcome in ("stored", "not sent", "unanswered"), number
     with ends.served():  # a healthy server again: whatever is left gets there
         left = [entry.batch for entry in ends.ledger.batches("ready", "sent")]
         with ends.courier() as carrier:
