@@ -257,6 +257,8 @@ def test_the_settings_seal_more_whatever_is_released():
     rules = decide.Rules(releases=(EVERYTHING,))
     assert decided(data, rules).reasons == ("released",)
     assert decided(data, decide.Rules()).reasons == ("measured-pixels",)
+    derived = images.image(ImageType=["DERIVED", "PRIMARY"])
+    assert decided(derived, decide.Rules()) == (None, Risk.UNKNOWN, ("not-original",))
     assert decided(data, rules._replace(seal_all=True))[::2] == (None, ("seal-all",))
     head = rules._replace(seal_body_parts=frozenset({"HEAD"}))
     assert decided(data, head).layout is not None
