@@ -113,7 +113,9 @@ class _Taking:
             raise _NotTakenError("too-large")
         self._reasons: tuple[str, ...] = ()
         self._source, self._digest = _content(self._file, self._size)
-        header = read_header(self._source, self._size)
+        self._layout = decide.layout_of(self._source, self._size)
+        self._source.seek(0)
+        header = read_header(self._source, self._size, self._layout)
         if isinstance(header, Refused):
             raise _NotTakenError(header.reason)
         with warnings.catch_warnings():
@@ -160,9 +162,7 @@ class _Taking:
 
     def _protected(self, header: Header, clear: Clear) -> frames.Encoded | None:
         context, found = self._context, clear.identity.values
-        decision = decide.decide(
-            header.dataset, clear.row["body_part"], self._source, self._size, context.rules
-        )
+        decision = decide.decide(header.dataset, clear.row["body_part"], self._layout, context.rules)
         self._reasons = decision.reasons
         if decision.layout is None:
             return None

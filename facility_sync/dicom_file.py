@@ -15,18 +15,20 @@ import io
 import re
 import warnings
 import zlib
+from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
 from pydicom import config, uid
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from facility_sync.elements import LONG_VRS, Walk, is_vr, walk
+from facility_sync.elements import LONG_VRS, MAX_VALUE, Raw, Walk, is_vr, walk
 from facility_sync.identity import risk
+from facility_sync.identity.layout import Front, Layout
 from schemas import names
 from schemas.errors import FormatError
 from schemas.extract import KEYWORDS
@@ -38,6 +40,7 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 _MAX_INFLATED = 64 * 1024 * 1024
 _SCANNED = 1024 * 1024
 _BLOCK = 64 * 1024
+_REPEATED = 256  # bytes of a value that may be kept for the next file
 _WANTED = frozenset(int(tag) for tag in map(tag_for_keyword, (*KEYWORDS, *risk.KEYWORDS)) if tag is not None)
 _DIRECTORY_CLASS, _DIRECTORY = "1.2.840.10008.1.3.10", 0x00041220
 _INSTANCE, _CHARSET = BaseTag(0x00080018), BaseTag(0x00080005)
@@ -64,12 +67,13 @@ class Header(NamedTuple):
     flags: tuple[str, ...]
 
 
-def read_header(source: BinaryIO, size: int) -> Header | Refused:
+def read_header(source: BinaryIO, size: int, layout: Layout | None = None) -> Header | Refused:
     """Read the header of a file.
 
     Args:
         source: the file, seekable, at its beginning; left anywhere.
         size: its size in bytes.
+        layout: its elements, if they could be followed strictly: then they are not walked over again.
 
     Raises:
         OSError: the file cannot be read.
@@ -83,7 +87,10 @@ def read_header(source: BinaryIO, size: int) -> Header | Refused:
     flags = {} if meta_at == 132 else {"no-part10-header": None}
     body_at, meta = _file_meta(start, meta_at)
     syntax = meta.get(0x00020010, "")
-    found, cut = _elements(source, size, body_at, syntax, flags)
+    if layout is None:
+        found, cut = _elements(source, size, body_at, syntax, flags)
+    else:
+        found, cut = _known(layout.front, flags), False
     if meta.get(0x00020002) == _DIRECTORY_CLASS or _DIRECTORY in found.found or _DIRECTORY in found.too_long:
         return Refused("dicomdir")
     dataset = _decoded(found, little=_is_little(start[body_at : body_at + 2], syntax), flags=flags)
@@ -163,6 +170,22 @@ def _elements(source: BinaryIO, size: int, at: int, syntax: str, flags: dict[str
     return found, cut or (found.cut and size < _MAX_INFLATED if body is not source else found.cut)
 
 
+def _known(front: Front, flags: dict[str, None]) -> Walk:
+    """The wanted elements of a data set whose places are known."""
+    found: dict[int, Raw] = {}
+    too_long = set()
+    for element in front.elements:
+        if element.tag in _WANTED:
+            if element.end - element.start > MAX_VALUE:
+                too_long.add(element.tag)
+                continue
+            vr = None if front.encoding.implicit else element.vr
+            found[element.tag] = Raw(element.tag, vr, front.head[element.start : element.end])
+    if too_long - {_DIRECTORY}:
+        flags["bad-value"] = None
+    return Walk(found, frozenset(too_long), broken=False, cut=False)
+
+
 def _inflated(source: BinaryIO) -> tuple[bytes, bool, bool]:
     """What a deflated data set holds, up to a limit; whether it was cut off, and whether it is damaged."""
     inflater, left = zlib.decompressobj(-zlib.MAX_WBITS), _MAX_INFLATED
@@ -180,32 +203,53 @@ def _inflated(source: BinaryIO) -> tuple[bytes, bool, bool]:
 
 
 def _decoded(found: Walk, *, little: bool, flags: dict[str, None]) -> Dataset:
-    """A data set of these elements; what cannot be decoded is left out, with a flag."""
-    dataset = Dataset({
-        BaseTag(raw.tag): RawDataElement(
-            BaseTag(raw.tag), raw.vr, len(raw.value), raw.value or None, 0, raw.vr is None, little
-        )
-        for raw in found.found.values()
-        if raw.tag != _DIRECTORY
-    })  # fmt: skip
+    """A data set of these elements, decoded now, since later nobody expects an error.
+
+    What cannot be decoded is left out, with a flag.
+    """
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    charset = found.found.get(_CHARSET)
+    written = b"" if charset is None else charset.value
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        encoding: Any = default_encoding
         try:
-            encoding = convert_encodings(dataset[_CHARSET].value) if _CHARSET in dataset else default_encoding
+            _encodings(written)
         except Exception:  # an unknown character set leaves the default one
             flags["bad-value"] = None
-            dataset.pop(_CHARSET, None)
-        dataset.set_original_encoding(False, little, encoding)
-        for tag in list(dataset.keys()):
+            written = b""
+        for raw in found.found.values():
+            if raw.tag == _DIRECTORY or (raw.tag == _CHARSET and not written):
+                continue
+            decode = _decode if len(raw.value) <= _REPEATED else _decode.__wrapped__
             try:
-                _ = dataset[tag].value  # decode now: later nobody expects an error
+                elements[BaseTag(raw.tag)] = decode(
+                    raw, little, written
+                )  # now: later nobody expects an error
             except MemoryError:
                 raise
             except Exception:  # pydicom raises anything from RecursionError to struct.error
                 flags["bad-value"] = None
-                dataset.pop(tag, None)
-    return dataset
+    return Dataset(elements)
+
+
+@lru_cache(maxsize=64)
+def _encodings(charset: bytes) -> Any:
+    if not charset:
+        return default_encoding
+    raw = RawDataElement(_CHARSET, "CS", len(charset), charset, 0, False, True)
+    return convert_encodings(Dataset({_CHARSET: raw})[_CHARSET].value)
+
+
+@lru_cache(maxsize=4096)
+def _decode(raw: Raw, little: bool, charset: bytes) -> DataElement:
+    """One element; what is the same in every slice of a series is decoded once."""
+    tag = BaseTag(raw.tag)
+    value = RawDataElement(tag, raw.vr, len(raw.value), raw.value or None, 0, raw.vr is None, little)
+    alone = Dataset({tag: value})
+    alone.set_original_encoding(False, little, _encodings(charset))
+    element = alone[tag]
+    _ = element.value
+    return element
 
 
 def _first_uid(dataset: Dataset) -> str:

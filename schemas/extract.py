@@ -16,10 +16,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 
 from schemas import names, terms
 from schemas.errors import FormatError
@@ -131,6 +134,14 @@ def clear_columns(header: Dataset, *, transfer_syntax: str, facility: str, site_
     return Clear(row, identity, list(values.flags))
 
 
+@cache
+def _tag(keyword: str) -> BaseTag:
+    """Looking up a keyword costs as much as reading the value."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword  # noqa: S101  # the keywords stand in this module
+    return BaseTag(tag)
+
+
 class _Values:
     """Reads single values out of a header; never raises."""
 
@@ -143,7 +154,9 @@ class _Values:
 
     def raw(self, keyword: str) -> Any:
         try:
-            return self._header.get(keyword)
+            return self._header[_tag(keyword)].value
+        except KeyError:
+            return None
         except Exception:  # pydicom decodes on access and may raise anything on what a device wrote
             self.flag("bad-value")
             return None

@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import struct
+from functools import lru_cache
 
 import pyrage
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -61,7 +62,8 @@ def ssh_key(line: object) -> str:
         raise FormatError("this is not an ssh-ed25519 public key") from error
 
 
-def public_key(line: object) -> Ed25519PublicKey:
+@lru_cache(maxsize=256)
+def public_key(line: str) -> Ed25519PublicKey:
     """The key of an `ssh-ed25519` line; raises `FormatError`."""
     return Ed25519PublicKey.from_public_bytes(ssh_blob(ssh_key(line))[-32:])
 

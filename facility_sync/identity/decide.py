@@ -47,24 +47,29 @@ class Decision(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def decide(dataset: Dataset, body_part: str | None, source: BinaryIO, size: int, rules: Rules) -> Decision:
+def layout_of(source: BinaryIO, size: int) -> Layout | None:
+    """The layout of a file, or None when it cannot be followed to its end."""
+    source.seek(0)
+    try:
+        return read_layout(source, size)
+    except FormatError:
+        return None
+
+
+def decide(dataset: Dataset, body_part: str | None, layout: Layout | None, rules: Rules) -> Decision:
     """Decide about one file.
 
     Args:
         dataset: its header.
         body_part: as its row says.
-        source: the file, seekable; left anywhere.
-        size: in bytes.
+        layout: from `layout_of`.
         rules: of the facility.
     """
     if rules.seal_all:
         return Decision(None, Risk.UNKNOWN, ("seal-all",))
     if rules.seal_body_parts and (body_part is None or body_part in rules.seal_body_parts):
         return Decision(None, Risk.UNKNOWN, ("body-part" if body_part else "body-part-unknown",))
-    source.seek(0)
-    try:
-        layout = read_layout(source, size)
-    except FormatError:
+    if layout is None:
         return Decision(None, Risk.UNKNOWN, ("structure",))
     overlays = any(found.tag >> 24 == 0x60 for found in layout.front.elements)  # groups 60xx
     verdict = risk.judge(

@@ -21,8 +21,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pydicom import config, uid
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 
 from facility_sync.releases import ANY, Release
 from schemas.errors import SettingsError
@@ -37,6 +39,9 @@ KEYWORDS: tuple[str, ...] = (
 
 
 _UID = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30}){2,20}")
+
+
+_TAGS = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
 
 
 class Risk(StrEnum):
@@ -171,7 +176,7 @@ class _Values:
 
     def texts(self, keyword: str) -> list[str]:
         try:
-            value = self._dataset.get(keyword)
+            value = self._dataset[_TAGS[keyword]].value if _TAGS[keyword] in self._dataset else None
             many = value if isinstance(value, (MultiValue, list, tuple)) else [value]
             return ["" if item is None else str(item).strip("\0 ").upper() for item in many]
         except Exception:  # pydicom decodes on access and may raise anything on what a device wrote
