@@ -51,7 +51,7 @@ def _work(pipe: Connection, root: Path) -> None:
     while True:
         try:
             name, arguments = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the service ended, or was killed
             return
         try:
             outcome: tuple[bool, Any] = (True, JOBS[name](root, *arguments))

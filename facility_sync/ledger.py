@@ -56,6 +56,9 @@ CREATE INDEX files_lost ON files (lost) WHERE lost <> ''"""
 }
 """From each earlier version to the next."""
 
+LedgerFailure = sqlite3.Error
+"""What comes out of a ledger whose disk fails; whoever leads the round translates it."""
+
 FileState = Literal["stored", "sent", "ready", "refused", "lost"]
 
 

@@ -36,13 +36,13 @@ from facility_sync import exchange, intake, pack, plan
 from facility_sync.courier import Courier, mark_path, outbox_path, take_news
 from facility_sync.home import Home
 from facility_sync.identity.objects import PROTECTED
-from facility_sync.ledger import Entry, Ledger
+from facility_sync.ledger import Entry, Ledger, LedgerFailure
 from facility_sync.patience import Patience, persist
 from facility_sync.reasons import TRANSIENT
 from facility_sync.report import Line, Report
 from facility_sync.workers import Workers
 from schemas import container, messages
-from schemas.errors import OutcomeUnknown, SyncError, TransitError
+from schemas.errors import OutcomeUnknown, SettingsError, SyncError, TransitError
 from schemas.messages import Statement
 from schemas.transit import durable
 
@@ -83,14 +83,16 @@ class Round:
         """
         started = time.monotonic()
         with self.home.only_round(), ExitStack() as stack:
-            self.ledger = Ledger(self.home.ledger_path)
+            with _translated():
+                self.ledger = Ledger(self.home.ledger_path)
             stack.callback(self.ledger.close)
-            if retry_refused:
-                self.ledger.forget_refused()
-            self._sweep()
             try:
-                with Workers(self.home.settings.workers) as self._workers, self._road() as self.desk:
-                    self._work()
+                with _translated():
+                    if retry_refused:
+                        self.ledger.forget_refused()
+                    self._sweep()
+                    with Workers(self.home.settings.workers) as self._workers, self._road() as self.desk:
+                        self._work()
                 intake.list_batches(self.report, self.ledger)
             except SyncError as error:
                 self.report.trouble = str(error)
@@ -335,6 +337,19 @@ class Round:
             else:
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.2)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Trouble with this machine as our error: the round ends, the next one begins with fresh files."""
+    try:
+        yield
+    except (OSError, LedgerFailure) as error:
+        what = error.strerror if isinstance(error, OSError) else "the ledger cannot be written"
+        raise SettingsError(
+            f"the disk of this terminal failed: {what}",
+            hint="Nothing is lost. Make room, or see what is wrong with the disk, and run it again.",
+        ) from error
 
 
 def _entry(item: pack.Spooled, batch: str, *, held: bool = False) -> Entry:

@@ -35,7 +35,10 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count = count or len(os.sched_getaffinity(0))
         self._pool = ProcessPoolExecutor(
-            self.count, mp_context=multiprocessing.get_context("fork"), initializer=_begin
+            self.count,
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=_begin,
+            initargs=(os.getpid(),),
         )
 
     def submit(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -67,18 +70,19 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(5)  # a fork holds what we hold, the lock of the round too
 
 
 def _nothing() -> None:
     """Does nothing."""
 
 
-def _begin() -> None:
-    """Runs first in each worker."""
+def _begin(parent: int) -> None:
+    """Runs first in each worker; `parent` may be dead by then, and a worker must not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-    parent = os.getppid()
 
     def leave_with_parent() -> None:
         while os.getppid() == parent:

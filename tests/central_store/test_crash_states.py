@@ -7,6 +7,7 @@ then show a broken promise; the few that may be left out are named with the reas
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,13 +17,16 @@ from typing import NamedTuple
 
 import pytest
 
+from central_store import batches, damage
 from central_store.catalog import Catalog, CatalogError
+from schemas import names
 from schemas.errors import SyncError
+from schemas.transit import durable
 from tests.central_store.conftest import Place
 from tests.central_store.test_crash import take_in
 from tests.central_store.test_faults import after, copy, openers, signers
 from tests.kit import invariants
-from tests.kit.batches import Made, row
+from tests.kit.batches import NOW, Made, row
 from tests.kit.crash_states import Recorder, State
 from tests.kit.faults import Dead, Op, Verdict, failing
 
@@ -40,22 +44,30 @@ class Scene(NamedTuple):
     def touched(self) -> tuple[str, ...]:
         """The folders whose states count."""
         pack = f"objects/packs/{self.made.batch[:2]}"
-        return ("staging", "journal", "manifests", "shelves", "quarantine", pack)
+        return ("staging", "journal", "manifests", "shelves", "quarantine", "damaged", pack)
 
 
 def scene(place: Place, kind: str) -> Scene:
-    """`new`; `again`: stored and sent again; `lost`: the same, its pack lost; `behind`: the catalog fails."""
+    """A store where a batch lies on the shelf: `new`; `again`: stored, and sent again; `lost`, `damaged`: the
+    same, its pack lost, or found damaged; `behind`: new, and the catalog fails.
+    """
+    durable.make_dirs(place.store.layout.damaged)
     made = place.put(place.a, place.a.batch([row(number) for number in range(OBJECTS)], place.card))
-    if kind in ("again", "lost"):
+    if kind in ("again", "lost", "damaged"):
         take_in(place)
         (place.outbound(place.a) / f"{made.batch}.receipt").unlink()
         place.put(place.a, made)
     if kind == "lost":
         place.store.layout.pack(made.batch).unlink()
+    if kind == "damaged":
+        pack = place.store.layout.pack(made.batch)
+        batch = batches.Batch(names.facility_name(place.a.name), made.batch)
+        assert damage.found(place.store, batch, "pack-bytes", NOW, damage.seen(pack.stat()))
+        (place.outbound(place.a) / f"{made.batch}.notice").unlink()  # its facility took it
     return Scene(place, made, kind == "behind")
 
 
-SCENES = ("new", "again", "lost", "behind")
+SCENES = ("new", "again", "lost", "damaged", "behind")
 
 
 def run(scene: Scene) -> None:
@@ -186,14 +198,14 @@ def noticed(place: Place, tmp_path: Path, kind: str, site: str) -> str:
     def leave_out(op: Op) -> Verdict:
         return "skip" if (op.kind, op.site) == (kind, site) else None
 
-    for name in SCENES:
+    for worst, name in itertools.product((True, False), SCENES):  # what lost most first: it tells most
         it = scene(copy(place, tmp_path / "mutant"), name)
         work = copy(it.place, tmp_path / "work")
         fresh = it._replace(place=copy(it.place, tmp_path / "fresh"))
         try:
-            for state in _states_without(it, leave_out):
+            for state in _states_without(it, leave_out, worst):
                 hold(it, work, state)
-            if name in ("new", "lost") and "ingest.again" in site:
+            if worst and "ingest.again" in site:
                 for op in operations(fresh, tmp_path / "count"):
                     if op.kind == "fsync" and Path(op.path).parent.name in ("packs", "manifests"):
                         for state in killed(fresh, op.number, tmp_path / "live", leave_out):
@@ -206,8 +218,8 @@ def noticed(place: Place, tmp_path: Path, kind: str, site: str) -> str:
     return ""
 
 
-def _states_without(it: Scene, leave_out: Callable[[Op], Verdict]) -> Iterator[State]:
-    """The states of a run without a line, those that lost most first."""
+def _states_without(it: Scene, leave_out: Callable[[Op], Verdict], worst: bool) -> Iterator[State]:
+    """The states of a run without a line, the latest first."""
     try:
         with Recorder(it.place.root, it.touched, leave_out) as recorder:
             run(it)
@@ -215,8 +227,7 @@ def _states_without(it: Scene, leave_out: Callable[[Op], Verdict]) -> Iterator[S
             after(it.place, [it.made])
     except (AssertionError, OSError, KeyError, SyncError) as error:
         raise Broken(f"it does not work any more ({type(error).__name__})") from error
-    for worst in (True, False):
-        yield from distinct(recorder.states(iter(range(recorder.moments() - 1, -1, -1)), worst=worst))
+    yield from distinct(recorder.states(iter(range(recorder.moments() - 1, -1, -1)), worst=worst))
 
 
 @pytest.mark.campaign("faults", small=1, large=1_000_000)

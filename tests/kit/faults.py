@@ -128,6 +128,7 @@ class Disk:
         self._roots = tuple(str(root) for root in roots)
         self._before, self._after = before, after
         self._count = multiprocessing.Value("q", 0)
+        self._kinds = multiprocessing.Array("q", len(KINDS))
         self._real: dict[str, Callable[..., Any]] = {}
         self._patch = pytest.MonkeyPatch()
 
@@ -135,6 +136,17 @@ class Disk:
     def count(self) -> int:
         """Operations so far, in all processes."""
         return int(self._count.value)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """The same, by kind."""
+        return dict(zip(KINDS, self._kinds, strict=True))
+
+    def _next(self, kind: str) -> int:
+        with self._count.get_lock():
+            self._count.value += 1
+            self._kinds[KINDS.index(kind)] += 1
+            return int(self._count.value)
 
     def __enter__(self) -> Disk:
         for name in ("open", "fsync", "rename", "replace", "link", "unlink", "mkdir", "rmdir", "remove"):
@@ -162,10 +174,7 @@ class Disk:
         """Let an operation happen, or what `before` says."""
         if not self._inside(path) and not (to and self._inside(to)):
             return act()
-        with self._count.get_lock():
-            self._count.value += 1
-            number = self._count.value
-        op = Op(number, kind, path, to, descriptor, site())
+        op = Op(self._next(kind), kind, path, to, descriptor, site())
         if self._before(op) == "skip":
             return None
         result = act()
@@ -177,10 +186,7 @@ class Disk:
         path, verdict = _of(raw.fileno()), [None]
         if not self._inside(path):
             return real(data)
-        with self._count.get_lock():
-            self._count.value += 1
-            number = self._count.value
-        op = Op(number, "write", path, "", raw.fileno(), site())
+        op = Op(self._next("write"), "write", path, "", raw.fileno(), site())
         verdict = self._before(op)  # type: ignore[assignment]
         if verdict == "skip":
             return len(data)
