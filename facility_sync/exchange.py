@@ -198,8 +198,9 @@ class Desk:
     def _keep(self, signed: container.Signed, batch: names.BatchId) -> None:
         folder = self._home.receipts
         name = f"{batch}.{signed.message.TYPE}.json"
-        durable.publish(folder / name, signed.data, replace=True)
+        # The signature first: whoever finds a receipt, after a kill too, finds its signature.
         durable.publish(folder / f"{name}.sig", signed.armor.encode(), replace=True)
+        durable.publish(folder / name, signed.data, replace=True)
         if isinstance(signed.message, messages.Receipt):  # what was lost is back
             durable.remove(folder / f"{batch}.notice.json")
             durable.remove(folder / f"{batch}.notice.json.sig")

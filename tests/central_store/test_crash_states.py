@@ -173,6 +173,8 @@ def test_killed_and_then_a_power_cut(
 
 MAY_GO = {
     "fsync_dir(src.parent)": "a name that comes back in staging is wiped at the next start",
+    "fsync_dir(path.parent) < ingest.finish": "a batch that comes back in `in` gets its receipt again",
+    "_sig(path).unlink": "the signature of a notice that is gone says nothing",
 }
 """Lines that may be left out here, and why; they stand for file systems that order moves otherwise."""
 

@@ -22,7 +22,7 @@ from facility_sync.home import Home
 from facility_sync.ledger import Ledger
 from schemas import container, keys, messages
 from schemas.errors import SyncError
-from schemas.names import PART_SUFFIX
+from schemas.names import PART_SUFFIX, BatchId
 
 FIVE = ("manifest.parquet", "receipt.json", "receipt.json.sig", "statement.json", "statement.json.sig")
 Open = Callable[[bytes], messages.Message]
@@ -120,6 +120,9 @@ def _leftovers(store: Store) -> Iterator[str]:
     for path in layout.staging.iterdir():
         if path.name != "catalog":
             yield f"left in staging: {path.suffix}"
+    for path in layout.damaged.glob("*.json"):
+        if layout.pack(BatchId(path.stem)).exists():
+            yield f"a notice of damage, and the pack is there: {path.stem[:8]}"
     if left := list(layout.journal.iterdir()):
         yield f"left in the journal: {len(left)}"
     for path in layout.root.rglob("*" + PART_SUFFIX):
