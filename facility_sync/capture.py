@@ -162,7 +162,13 @@ class _Taking:
 
     def _protected(self, header: Header, clear: Clear) -> frames.Encoded | None:
         context, found = self._context, clear.identity.values
-        decision = decide.decide(header.dataset, clear.row["body_part"], self._layout, context.rules)
+        decision = decide.decide(
+            header.dataset,
+            clear.row["body_part"],
+            self._layout,
+            context.rules,
+            unreadable=header.unreadable,
+        )
         self._reasons = decision.reasons
         if decision.layout is None:
             return None

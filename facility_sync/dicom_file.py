@@ -60,11 +60,19 @@ class Refused(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What could be read of a header."""
+    """What could be read of a header.
+
+    Attributes:
+        dataset: the wanted elements that could be decoded.
+        transfer_syntax: UID as the file names it, or empty.
+        flags: codes of `schemas.extract.FLAGS`.
+        unreadable: tags of wanted elements that are there and could not be decoded: not the same as absent.
+    """
 
     dataset: Dataset
     transfer_syntax: str
     flags: tuple[str, ...]
+    unreadable: frozenset[int] = frozenset()
 
 
 def read_header(source: BinaryIO, size: int, layout: Layout | None = None) -> Header | Refused:
@@ -103,7 +111,8 @@ def read_header(source: BinaryIO, size: int, layout: Layout | None = None) -> He
             return Refused("no-sop-instance-uid" if meta_at or len(dataset) else "not-dicom")
         flags[flag] = None
     dataset.add_new(_INSTANCE, "UI", instance)
-    return Header(dataset, syntax, tuple(flags))
+    unreadable = (found.found.keys() | found.too_long) - {_DIRECTORY} - set(dataset.keys())
+    return Header(dataset, syntax, tuple(flags), frozenset(unreadable))
 
 
 def _begins_with_elements(start: bytes) -> bool:

@@ -9,6 +9,7 @@ Leaves to others: the protected object (`protect`), which may still find the ide
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import BinaryIO, NamedTuple
 
 from pydicom.dataset import Dataset
@@ -56,7 +57,14 @@ def layout_of(source: BinaryIO, size: int) -> Layout | None:
         return None
 
 
-def decide(dataset: Dataset, body_part: str | None, layout: Layout | None, rules: Rules) -> Decision:
+def decide(
+    dataset: Dataset,
+    body_part: str | None,
+    layout: Layout | None,
+    rules: Rules,
+    *,
+    unreadable: AbstractSet[int],
+) -> Decision:
     """Decide about one file.
 
     Args:
@@ -64,6 +72,7 @@ def decide(dataset: Dataset, body_part: str | None, layout: Layout | None, rules
         body_part: as its row says.
         layout: from `layout_of`.
         rules: of the facility.
+        unreadable: tags that are in the file and, since they could not be decoded, not in `dataset`.
     """
     if rules.seal_all:
         return Decision(None, Risk.UNKNOWN, ("seal-all",))
@@ -73,6 +82,10 @@ def decide(dataset: Dataset, body_part: str | None, layout: Layout | None, rules
         return Decision(None, Risk.UNKNOWN, ("structure",))
     overlays = any(found.tag >> 24 == 0x60 for found in layout.front.elements)  # groups 60xx
     verdict = risk.judge(
-        dataset, has_pixels=bool(layout.front.pixels_tag), overlays=overlays, releases=rules.releases
+        dataset,
+        has_pixels=bool(layout.front.pixels_tag),
+        overlays=overlays,
+        releases=rules.releases,
+        unreadable=unreadable,
     )
     return Decision(layout if verdict.risk is Risk.LOW else None, verdict.risk, verdict.reasons)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -67,6 +68,7 @@ REASONS: dict[str, str] = {
     "photograph-or-video": "Its class or modality is one of photographs, ultrasound, endoscopy or video.",
     "document": "It is a document.",
     "overlay": "It has overlays, which often hold text.",
+    "value-unreadable": "A value that decides about its pixels cannot be read.",
     "not-original": "It is not an original primary image: derived ones may carry text.",
     "device-not-released": "Nobody released this kind of device: `fsync release add`.",
     "class-not-known": "It has no pixels, and its class is not known to be free of narrative.",
@@ -110,7 +112,14 @@ _WITHOUT_PIXELS = frozenset({
 """Not here: reports (SR), whose narrative may name anybody, and raw data, which may hold anything."""
 
 
-def judge(dataset: Dataset, *, has_pixels: bool, overlays: bool, releases: Sequence[Release]) -> Verdict:
+def judge(
+    dataset: Dataset,
+    *,
+    has_pixels: bool,
+    overlays: bool,
+    releases: Sequence[Release],
+    unreadable: AbstractSet[int] = frozenset(),
+) -> Verdict:
     """Judge one object.
 
     Args:
@@ -118,11 +127,14 @@ def judge(dataset: Dataset, *, has_pixels: bool, overlays: bool, releases: Seque
         has_pixels: whether there is pixel data at the root.
         overlays: whether the root has an element of a group 60xx.
         releases: of the facility; they can turn UNKNOWN to LOW, never HIGH.
+        unreadable: tags the object has and nobody could decode: they say more than absent ones.
     """
-    found = _Values(dataset)
+    found = _Values(dataset, unreadable)
     high = list(dict.fromkeys(_high(found, overlays=overlays)))
     if high:
         return Verdict(Risk.HIGH, tuple(high))
+    if found.failed:  # one of those that could have said HIGH
+        return _verdict("value-unreadable", low=False)
     sop_class = found.text("SOPClassUID")
     if not has_pixels:
         known = sop_class in _WITHOUT_PIXELS
@@ -169,17 +181,24 @@ _UNREADABLE = "\x7f"
 
 
 class _Values:
-    """Reads values as text in capitals; never raises."""
+    """Reads values as text in capitals; never raises, but remembers that one could not be read."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, unreadable: AbstractSet[int]) -> None:
         self._dataset = dataset
+        self._unreadable = unreadable
+        self.failed = False
 
     def texts(self, keyword: str) -> list[str]:
+        tag = _TAGS[keyword]
+        if tag in self._unreadable:
+            self.failed = True
+            return [_UNREADABLE]
         try:
-            value = self._dataset[_TAGS[keyword]].value if _TAGS[keyword] in self._dataset else None
+            value = self._dataset[tag].value if tag in self._dataset else None
             many = value if isinstance(value, (MultiValue, list, tuple)) else [value]
             return ["" if item is None else str(item).strip("\0 ").upper() for item in many]
         except Exception:  # pydicom decodes on access and may raise anything on what a device wrote
+            self.failed = True
             return [_UNREADABLE]
 
     def text(self, keyword: str) -> str:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import uid
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 
 from facility_sync import capture, pack
 from facility_sync.cli.release import LOG
 from facility_sync.cli.root import fsync
-from facility_sync.dicom_file import Refused
+from facility_sync.dicom_file import Header, Refused, read_header
+from facility_sync.elements import LONG_VRS
 from facility_sync.home import Home
 from facility_sync.identity import decide, risk
 from facility_sync.identity.risk import Risk, Verdict
@@ -192,6 +196,49 @@ def test_what_cannot_be_read_counts_against_the_object():
     assert "burned-in-annotation" in found.reasons
 
 
+def raw(data: bytes, tag: int, vr: bytes, value: bytes) -> bytes:
+    """The file with one more element, in its place; explicit VR little endian."""
+    where = pydicom.dcmread(io.BytesIO(data))
+    behind = min(element.tag for element in where if element.tag > tag)
+    at = data.index(struct.pack("<HH", behind >> 16, behind & 0xFFFF), 132)
+    length = struct.pack("<HL", 0, len(value)) if vr in LONG_VRS else struct.pack("<H", len(value))
+    return data[:at] + struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr + length + value + data[at:]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value", "expected"),
+    [
+        ("BurnedInAnnotation", b"FD", b"YES ", (Risk.HIGH, "burned-in-annotation")),
+        ("BurnedInAnnotation", b"SL", b"Y ", (Risk.HIGH, "burned-in-annotation")),
+        ("RecognizableVisualFeatures", b"FD", b"YES ", (Risk.HIGH, "recognizable-features")),
+        ("DateOfSecondaryCapture", b"FD", b"2024", (Risk.HIGH, "secondary-capture")),
+        ("SeriesDescription", b"FD", b"SAVE", (Risk.UNKNOWN, "value-unreadable")),
+        ("SeriesDescription", b"UT", b"SCREEN SAVE " * 25_000, (Risk.UNKNOWN, "value-unreadable")),
+        ("Modality", b"FD", b"US", (Risk.UNKNOWN, "value-unreadable")),
+        ("ImageType", b"FD", b"SAVE", (Risk.UNKNOWN, "value-unreadable")),
+        ("ManufacturerModelName", b"FD", b"Model 7 x ", (Risk.UNKNOWN, "device-not-released")),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_value_the_reader_gives_up_on_counts_against_the_image_whatever_is_released(
+    keyword, vr, value, expected
+):
+    tag = tag_for_keyword(keyword)
+    without = {keyword: None} if keyword in images.header() else {}
+    given = {"ImageType": ["ORIGINAL", "PRIMARY"]} if keyword != "ImageType" else {}
+    sop_class = CR if keyword == "ManufacturerModelName" else uid.CTImageStorage
+    data = raw(images.image(SOPClassUID=sop_class, **given, **without), tag, vr, value)
+    layout = decide.layout_of(io.BytesIO(data), len(data))
+    assert layout is not None  # the file itself is in order: it is this value that decides
+    header = read_header(io.BytesIO(data), len(data), layout)
+    assert isinstance(header, Header)
+    assert header.unreadable == {tag}
+    found = decide.decide(
+        header.dataset, "CHEST", layout, decide.Rules(releases=(EVERYTHING,)), unreadable=header.unreadable
+    )
+    assert found == (None, expected[0], (expected[1],))
+
+
 WORDS = st.sampled_from(
     [
         "YES",
@@ -223,12 +270,15 @@ ODD = st.one_of(
 class Odd(Dataset):
     """A header whose values are whatever they are."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, found: dict[str, Any]) -> None:
         super().__init__()
-        self.__dict__["values"] = values
+        self.__dict__["found"] = found
 
-    def get(self, key: Any, default: Any = None) -> Any:
-        return self.__dict__["values"].get(key, default)
+    def __contains__(self, name: Any) -> bool:
+        return keyword_for_tag(name) in self.__dict__["found"]
+
+    def __getitem__(self, key: Any) -> Any:
+        return SimpleNamespace(value=self.__dict__["found"][keyword_for_tag(key)])
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -238,6 +288,7 @@ class Odd(Dataset):
     st.booleans(),
     st.sampled_from([(), (RELEASE,), (RELEASE, EVERYTHING)]),
 )
+@example({"BurnedInAnnotation": "YES"}, True, False, ())  # that the values are seen at all
 def test_whatever_stands_in_a_header_there_is_an_answer(values, has_pixels, overlays, releases):
     how: dict[str, Any] = {"has_pixels": has_pixels, "overlays": overlays}
     alone = risk.judge(Odd(values), **how, releases=())
@@ -252,7 +303,8 @@ def test_whatever_stands_in_a_header_there_is_an_answer(values, has_pixels, over
 
 def decided(data: bytes, rules: decide.Rules, body_part: str | None = "CHEST") -> decide.Decision:
     header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-    return decide.decide(header, body_part, decide.layout_of(io.BytesIO(data), len(data)), rules)
+    layout = decide.layout_of(io.BytesIO(data), len(data))
+    return decide.decide(header, body_part, layout, rules, unreadable=frozenset())
 
 
 def test_the_settings_seal_more_whatever_is_released():
