@@ -88,6 +88,15 @@ def receipt(layout: Layout, batch: Batch) -> Signed:
     return signed
 
 
+def stored(layout: Layout, batch: Batch) -> str | None:
+    """When the batch was stored, as its receipt says; None if there is no receipt to read."""
+    with suppress(Damaged):
+        message = receipt(layout, batch).message
+        if isinstance(message, Receipt):
+            return message.stored
+    return None
+
+
 def _read(path: Path, batch: Batch) -> Signed:
     try:
         data = path.read_bytes()

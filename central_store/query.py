@@ -16,6 +16,8 @@ from typing import Any, cast
 
 import pyarrow as pa
 
+from central_store.catalog_tables import OWN, TOTALS
+from central_store.lookups import ENTITIES, TOKEN
 from schemas import columns
 from schemas.columns import Column, Level, Rollup
 from schemas.errors import FormatError
@@ -27,11 +29,9 @@ MAX_ROWS = 50_000
 
 _FEW = 16
 
-KEYS: dict[Level, tuple[str, ...]] = {
-    "study": ("facility", "study_uid"),
-    "series": ("facility", "study_uid", "series_uid"),
-    "instance": ("facility", "study_uid", "series_uid", "sop_instance_uid", "object_sha256"),
-}
+Points = Mapping[str, tuple[str, Sequence[str]]]
+"""Parameters that are numbers from a look-up: the kind, and the values looked up."""
+
 _ORDER: dict[Level, str] = {
     "study": "study_date DESC NULLS LAST, study_uid, facility",
     "series": "study_date DESC NULLS LAST, study_uid, facility, series_number, series_uid",
@@ -40,6 +40,14 @@ _ORDER: dict[Level, str] = {
         "instance_number, sop_instance_uid, object_sha256"
     ),
 }
+_PAGE: dict[Level, str] = {
+    "study": "min(study_date) DESC NULLS LAST, any_value(study_uid), any_value(facility)",
+    "series": (
+        "min(study_date) DESC NULLS LAST, any_value(study_uid), any_value(facility), "
+        "arg_min(series_number, first_object), any_value(series_uid)"
+    ),
+}
+_TOTALS = ", ".join(f'"{column.name}"' for column in TOTALS)
 _TEXTS = columns.by_name["domains"].arrow
 CONFLICT = "conflict"
 """Column of an answer at instance level: the facility sent different files of this SOP instance."""
@@ -54,6 +62,8 @@ class Query:
     counts: str
     """One row: matches, instances, bytes."""
     parameters: Mapping[str, Any]
+    points: Points
+    """Further parameters: what the catalog's look-ups find for these values."""
     schema: pa.Schema
     """Of the rows."""
 
@@ -65,27 +75,92 @@ def build(request: SearchRequest, owners: Sequence[FacilityName]) -> Query:
         FormatError: a column nobody may search, or a value that is none of its kind.
     """
     level = cast(Level, request.level)
-    parameters: dict[str, Any] = {"owners": list(owners)}
-    where = ["NOT duplicate", "facility IN (SELECT unnest($owners::VARCHAR[]))"]
+    made = _Conditions(owners)
     for name, values in sorted(request.conditions.items()):
         column = columns.by_name.get(name)
         if column is None or not column.search:
             raise FormatError("a condition names a column that cannot be searched")
-        where.append(_condition(column, values, parameters))
-    # Everything put together here comes from `schemas.columns` and this module; values are parameters.
-    hits = f"SELECT * FROM instances WHERE {' AND '.join(where)}"  # noqa: S608
-    keys = ", ".join(KEYS[level])
-    grouped = "" if level == "instance" else f" GROUP BY {keys}"
-    each = (f'{_value(column, way, level)} AS "{column.name}"' for column, way in columns.at_level(level))
-    shown = ", ".join([*each, *_more(level)])
-    limit = min(request.limit, MAX_ROWS)
+        made.add(column, values)
     return Query(
-        rows=f"SELECT {shown} FROM ({hits}) AS hits{grouped} "  # noqa: S608
-        f"ORDER BY {_ORDER[level]} LIMIT {limit:d} OFFSET {request.offset:d}",
-        counts=f"SELECT count(*), coalesce(sum(n), 0)::BIGINT, coalesce(sum(b), 0)::BIGINT "  # noqa: S608
-        f"FROM (SELECT count(*) AS n, sum(object_bytes) AS b FROM ({hits}) GROUP BY {keys})",
-        parameters=parameters,
+        rows=_rows(level, made, min(request.limit, MAX_ROWS), request.offset),
+        counts=_counts(level, made),
+        parameters=made.parameters,
+        points=made.points,
         schema=schema(level),
+    )
+
+
+# Everything put together here comes from `schemas.columns` and this module; values are parameters.
+
+
+class _Conditions:
+    """What must hold of a part, and of an object; with the parameters."""
+
+    def __init__(self, owners: Sequence[FacilityName]) -> None:
+        self.parameters: dict[str, Any] = {"owners": list(owners)}
+        self.points: dict[str, tuple[str, Sequence[str]]] = {}
+        self.parts = ["n_instances > 0", "facility IN (SELECT unnest($owners::VARCHAR[]))"]
+        self.objects: list[str] = []
+
+    def add(self, column: Column, values: Sequence[str]) -> None:
+        where = self.objects if column.distinct else self.parts
+        where.append(_condition(column, values, self.parameters))
+        number = ENTITIES.get(column.name, "part")
+        if column.distinct:
+            self._point(where, column.name, "number", column.name, values)
+        elif column.search == "token":
+            self._point(where, column.name, number, TOKEN, values)
+        elif column.name in ENTITIES:
+            self._point(where, column.name, number, column.name, values)
+
+    def _point(self, where: list[str], name: str, number: str, kind: str, values: Sequence[str]) -> None:
+        self.points[f"at_{name}"] = (kind, list(values))
+        where.insert(0, f"{number} IN (SELECT unnest($at_{name}::BIGINT[]))")
+
+
+def _hits(made: _Conditions, chosen: str) -> str:
+    """The parts that match; with a condition on objects, each object that matches as a part of its own."""
+    parts = " AND ".join(made.parts)
+    if not made.objects:
+        return f"SELECT {chosen} FROM parts WHERE {parts}"
+    own = ", ".join(f'o."{column.name}"' for column in TOTALS)
+    return (
+        f"SELECT {chosen} FROM (SELECT p.* EXCLUDE (n_instances, first_object, {_TOTALS}), "
+        f"1::BIGINT AS n_instances, o.object_sha256 AS first_object, {own} FROM ({_objects(made)}) o "
+        f"JOIN (SELECT * FROM parts WHERE {parts}) p ON p.part = o.part)"
+    )
+
+
+def _objects(made: _Conditions) -> str:
+    where = " AND ".join(["NOT duplicate", *made.objects])
+    return f"SELECT * FROM objects WHERE {where}"
+
+
+def _counts(level: Level, made: _Conditions) -> str:
+    total = "sum(n_instances)"
+    each = total if level == "instance" else f"count(DISTINCT {level})"
+    return (
+        f"SELECT coalesce({each}, 0)::BIGINT, coalesce({total}, 0)::BIGINT, "
+        f"coalesce(sum(object_bytes), 0)::BIGINT FROM ({_hits(made, '*')})"
+    )
+
+
+def _rows(level: Level, made: _Conditions, limit: int, offset: int) -> str:
+    page = f"LIMIT {limit:d} OFFSET {offset:d}"
+    values = (f'{_value(column, way, level)} AS "{column.name}"' for column, way in columns.at_level(level))
+    shown = ", ".join([*values, *_more(level)])
+    if level == "instance":
+        parts = " AND ".join(made.parts)
+        return (
+            f"SELECT {shown} FROM ({_objects(made)}) o "
+            f"JOIN (SELECT * FROM parts WHERE {parts}) p ON p.part = o.part ORDER BY {_ORDER[level]} {page}"
+        )
+    # First which ones stand on the page, by the few columns that say so; then all columns, of these only.
+    return (
+        f"WITH hits AS NOT MATERIALIZED ({_hits(made, '*')}), page AS ("
+        f"SELECT {level} AS entity FROM hits GROUP BY {level} ORDER BY {_PAGE[level]} {page}) "
+        f"SELECT {shown} FROM hits WHERE {level} IN (SELECT entity FROM page) "
+        f"GROUP BY {level} ORDER BY {_ORDER[level]}"
     )
 
 
@@ -105,10 +180,10 @@ def schema(level: Level) -> pa.Schema:
 
 def _more(level: Level) -> list[str]:
     if level == "instance":
-        key = "(facility, sop_instance_uid)"
-        return [f"{key} IN (SELECT {key} FROM conflicts) AS {CONFLICT}"]  # noqa: S608  # no text from outside
+        key = "(p.facility, o.sop_instance_uid)"
+        return [f"{key} IN (SELECT (facility, sop_instance_uid) FROM conflicts) AS {CONFLICT}"]
     series = ["count(DISTINCT series_uid) AS n_series"] if level == "study" else []
-    return [*series, "count(*) AS n_instances"]
+    return [*series, "sum(n_instances)::BIGINT AS n_instances"]
 
 
 def _listed(level: Level, way: Rollup) -> bool:
@@ -117,11 +192,12 @@ def _listed(level: Level, way: Rollup) -> bool:
 
 def _value(column: Column, way: Rollup, level: Level) -> str:
     """One column of a row; above instances, one value of many."""
+    if level == "instance":
+        return f'{"o" if column in OWN else "p"}."{column.name}"'
     name = f'hits."{column.name}"'
-    if level == "instance" or way == "key":
-        return name
     return {
-        "first": f"arg_min({name}, hits.object_sha256)",
+        "key": f"any_value({name})",
+        "first": f"arg_min({name}, hits.first_object)",
         "min": f"min({name})",
         "max": f"max({name})",
         "sum": f"sum({name})::BIGINT",
@@ -142,7 +218,8 @@ def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any]
         if len(values) <= _FEW:
             return f"list_has_any({name}, ${key}::VARCHAR[])"  # compares each with each
         return (
-            f"rowid IN (SELECT r FROM (SELECT rowid AS r, unnest({name}) AS t FROM instances) "  # noqa: S608
+            f"part IN (SELECT r FROM (SELECT part AS r, unnest({name}) AS t FROM parts "
+            f"WHERE part IN (SELECT unnest($at_{column.name}::BIGINT[]))) "
             f"WHERE t IN (SELECT unnest(${key}::VARCHAR[])))"
         )
     return f"{name} IN (SELECT unnest(${key}::VARCHAR[]))"

@@ -44,10 +44,10 @@ def search(
         CatalogError: the catalog failed.
     """
     built = query.build(request, owners)
-    matches, instances, size = catalog.row(built.counts, built.parameters)
+    matches, instances, size = catalog.row(built.counts, built.parameters, built.points)
     table, returned = None, 0
     if not request.count_only:
-        rows = catalog.table(built.rows, built.parameters).cast(built.schema)
+        rows = catalog.table(built.rows, built.parameters, built.points).cast(built.schema)
         returned, table = rows.num_rows, _parquet(rows)
         if len(table) > MAX_TABLE:
             raise Refused("too-large", "the rows are more than one answer holds: ask for fewer at once")

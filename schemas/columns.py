@@ -12,6 +12,7 @@ Leaves to others: what fills a column (`schemas.extract`), the Parquet bytes (`s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,7 @@ class Column:
         identifying: derived from an identity (a token or a seal), never the identity itself.
         rollup: how one value comes of many at a level above its own: `list` is the sorted distinct
             values; empty: not shown there.
+        distinct: nearly every object has a value of its own, and is found by it.
     """
 
     name: str
@@ -57,10 +59,11 @@ class Column:
     required: bool = False
     identifying: bool = False
     rollup: Rollup = ""
+    distinct: bool = False
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column(name="object_sha256", arrow=_TEXT, required=True, search="exact",
+    Column(name="object_sha256", arrow=_TEXT, required=True, search="exact", distinct=True,
            meaning="SHA-256 of the stored bytes, in hexadecimal: the object's name."),
     Column(name="object_bytes", arrow=_LONG, required=True, rollup="sum",
            meaning="Size of the stored bytes."),
@@ -68,7 +71,7 @@ COLUMNS: tuple[Column, ...] = (
            meaning="The stored bytes: dicom (protected) or age (sealed whole); +zstd if compressed."),
     Column(name="dicom_bytes", arrow=_LONG, required=True, rollup="sum",
            meaning="Size of the file the facility read."),
-    Column(name="source_digest", arrow=_TEXT, required=True, identifying=True,
+    Column(name="source_digest", arrow=_TEXT, required=True, identifying=True, distinct=True,
            meaning="Digest of the file the facility read, keyed by its domain: tells what is held already."),
     Column(name="captured_at", arrow=pa.timestamp("us", tz="UTC"), required=True, rollup="max",
            meaning="When the terminal read the file."),
@@ -77,7 +80,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="series_uid", arrow=_TEXT, keyword="SeriesInstanceUID", vr="UI", level="series", search="uid",
            option="--series", meaning="Series Instance UID."),
     Column(name="sop_instance_uid", arrow=_TEXT, keyword="SOPInstanceUID", vr="UI", search="uid",
-           option="--instance", required=True, meaning="SOP Instance UID."),
+           option="--instance", required=True, distinct=True, meaning="SOP Instance UID."),
     Column(name="sop_class_uid", arrow=_TEXT, keyword="SOPClassUID", vr="UI", search="uid", rollup="list",
            meaning="SOP Class UID."),
     Column(name="transfer_syntax_uid", arrow=_TEXT, keyword="TransferSyntaxUID", vr="UI", search="uid",
@@ -164,9 +167,22 @@ def duckdb_type(column: Column) -> str:
     return _DUCKDB[column.arrow]
 
 
-def duckdb_ddl(table: str, *more: str) -> str:
-    """`CREATE TABLE` with every column; `more` are further column definitions."""
-    lines = [f'"{c.name}" {duckdb_type(c)}' + (" NOT NULL" if c.required else "") for c in COLUMNS]
+def shared() -> tuple[Column, ...]:
+    """The columns by which the catalog puts objects together.
+
+    Everything about study and series, and all that is searched, but not what each object has of its own.
+    """
+    return tuple(c for c in COLUMNS if c.level != "instance" or (c.search and not c.distinct))
+
+
+def own() -> tuple[Column, ...]:
+    """The other columns: about one object."""
+    return tuple(c for c in COLUMNS if c not in shared())
+
+
+def duckdb_ddl(table: str, *more: str, chosen: Sequence[Column] = COLUMNS) -> str:
+    """`CREATE TABLE` with these columns; `more` are further column definitions."""
+    lines = [f'"{c.name}" {duckdb_type(c)}' + (" NOT NULL" if c.required else "") for c in chosen]
     return f"CREATE TABLE {table} (\n    " + ",\n    ".join([*lines, *more]) + "\n)"
 
 

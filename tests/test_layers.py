@@ -16,7 +16,7 @@ FILES = [
 ]
 
 ONLY: dict[str, tuple[str, ...]] = {
-    "duckdb": ("central_store/catalog.py", "central_store/plain_reader.py"),
+    "duckdb": ("central_store/catalog.py", "central_store/lookups.py", "central_store/plain_reader.py"),
     "schedule": ("facility_sync/daemon.py",),
     "click": ("facility_sync/cli/", "central_store/cli/"),
     "paramiko": ("schemas/transit/", "central_store/sftp_"),

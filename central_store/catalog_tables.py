@@ -1,0 +1,174 @@
+"""The catalog's tables, and the statements that keep them: SQL text, from the column table only. Pure.
+
+    objects     one row for each object: what it has of its own, and the number of its part
+    parts       what a batch holds of one series: every column its objects share, their count and sums
+    batches     one row each: facility, sequence, previous, counts, when it was stored
+    spans       the numbers of its objects: they follow each other
+    conflicts   SOP instances of which a facility sent different files
+    damaged     batches whose pack is damaged: what lies in `damaged/`
+    instances   a view: objects with all columns
+
+A part is a roll-up that never changes but for its counts: a batch adds its own and touches no other. Its
+number is that of its first object; `study` and `series` of a part are the numbers of the first part of that
+study or series of the facility. Objects of a series that differ in a shared column are of different parts, so
+a condition on a shared column holds for all objects of a part or for none, and a search that groups parts
+finds what a scan of all rows would.
+"""
+
+from __future__ import annotations
+
+from central_store import lookups
+from schemas import columns
+from schemas.columns import Column
+
+
+def _names(chosen: tuple[Column, ...], prefix: str = "") -> str:
+    return ", ".join(f'{prefix}"{column.name}"' for column in chosen)
+
+
+SHARED, OWN = columns.shared(), columns.own()
+TOTALS: tuple[Column, ...] = tuple(c for c in OWN if c.rollup)
+"""Own columns that a part sums up."""
+_SHARED = _names(SHARED)
+_WAYS = {"sum": "sum", "max": "max", "min": "min"}
+_COUNTS = ", ".join(
+    [
+        "count(*) FILTER (NOT duplicate) AS n_instances",
+        "min(object_sha256) FILTER (NOT duplicate) AS first_object",
+        *(f'{_WAYS[c.rollup]}("{c.name}") FILTER (NOT duplicate) AS "{c.name}"' for c in TOTALS),
+    ]
+)
+_TOTALS = ", ".join(["n_instances", "first_object", *(f'"{c.name}"' for c in TOTALS)])
+
+TABLES: tuple[str, ...] = (
+    columns.duckdb_ddl(
+        "objects",
+        "number BIGINT NOT NULL",
+        "part BIGINT NOT NULL",
+        "object_offset BIGINT NOT NULL",
+        "duplicate BOOLEAN NOT NULL",
+        chosen=OWN,
+    ),
+    columns.duckdb_ddl(
+        "parts",
+        "part BIGINT NOT NULL",
+        "study BIGINT NOT NULL",
+        "series BIGINT NOT NULL",
+        "batch_id VARCHAR NOT NULL",
+        "n_instances BIGINT NOT NULL",
+        "first_object VARCHAR",
+        *(f'"{column.name}" {columns.duckdb_type(column)}' for column in TOTALS),
+        chosen=SHARED,
+    ),
+    """CREATE TABLE batches (
+    batch_id VARCHAR PRIMARY KEY, facility VARCHAR NOT NULL, sequence BIGINT NOT NULL,
+    previous VARCHAR NOT NULL, objects BIGINT NOT NULL, bytes BIGINT NOT NULL,
+    created TIMESTAMP WITH TIME ZONE NOT NULL, stored TIMESTAMP WITH TIME ZONE
+)""",
+    "CREATE TABLE spans (batch_id VARCHAR NOT NULL, first BIGINT NOT NULL, rows BIGINT NOT NULL)",
+    "CREATE TABLE conflicts (facility VARCHAR, sop_instance_uid VARCHAR)",
+    "CREATE TABLE damaged (batch_id VARCHAR)",
+    f"""CREATE VIEW instances AS SELECT
+    {", ".join(f'{"p" if c in SHARED else "o"}."{c.name}"' for c in columns.COLUMNS)},
+    p.batch_id, o.object_offset, o.duplicate
+FROM objects o JOIN parts p ON p.part = o.part""",
+    *lookups.DDL,
+)
+
+NEXT = "SELECT coalesce(max(first + rows), 1) FROM spans"
+FRESH = f"""CREATE OR REPLACE TEMP TABLE fresh AS
+SELECT *, min(number) OVER (PARTITION BY {_SHARED}) AS part FROM (
+    SELECT *, $first - 1 + row_number() OVER (
+        ORDER BY study_uid, series_uid, instance_number, object_offset) AS number
+    FROM incoming)"""
+FRESH_PARTS = f"""CREATE OR REPLACE TEMP TABLE fresh_parts AS
+SELECT part, min(part) OVER (PARTITION BY study_uid) AS study,
+    min(part) OVER (PARTITION BY study_uid, series_uid) AS series, {_SHARED}
+FROM fresh WHERE number = part"""
+ENTITIES: dict[str, tuple[str, str]] = {
+    name: (
+        f"SELECT DISTINCT {name} FROM fresh",
+        f"""UPDATE fresh_parts f SET {number} = p.{number} FROM parts p
+WHERE p.part IN (SELECT unnest($found::BIGINT[])) AND p.facility = f.facility
+AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(lookups.ENTITIES)[: at + 1])}""",
+    )
+    for at, (name, number) in enumerate(lookups.ENTITIES.items())
+}
+"""For study and series: the values a batch brings, and taking the numbers they have already."""
+ADD_OBJECTS = f"""INSERT INTO objects ({_names(OWN)}, number, part, object_offset, duplicate)
+SELECT {_names(OWN)}, number, part, object_offset, false FROM fresh ORDER BY number"""
+ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_TOTALS})
+SELECT {_SHARED}, f.part, study, series, $batch, {_TOTALS} FROM fresh_parts f JOIN (
+    SELECT part, {_COUNTS} FROM (SELECT *, false AS duplicate FROM fresh) GROUP BY part) c ON c.part = f.part
+ORDER BY f.part"""
+ADD_KEYS: tuple[str, ...] = (
+    *(f"INSERT INTO recent_{kind} SELECT hash({kind}), number FROM fresh" for kind in lookups.OBJECTS),
+    *(
+        f"INSERT INTO recent_{kind} SELECT hash({kind}), part FROM fresh_parts WHERE part = {number}"
+        for kind, number in lookups.ENTITIES.items()
+    ),
+    *(
+        f"INSERT INTO recent_{lookups.TOKEN} SELECT hash(unnest({c.name})), part FROM fresh_parts"
+        for c in SHARED
+        if c.search == "token"
+    ),
+)
+SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
+ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+ADD_SPAN = "INSERT INTO spans VALUES (?, ?, ?)"
+
+MARKED = "CREATE OR REPLACE TEMP TABLE marked AS SELECT unnest($numbers::BIGINT[]) AS number"
+MARKED_ALL = """CREATE OR REPLACE TEMP TABLE marked AS SELECT number FROM objects
+WHERE hash(source_digest) IN (SELECT hash(source_digest) FROM objects GROUP BY ALL HAVING count(*) > 1)"""
+FLIPPED = """CREATE OR REPLACE TEMP TABLE flipped AS SELECT * FROM (
+    SELECT o.number, o.part, o.object_sha256, p.facility, p.batch_id, o.duplicate AS was,
+        row_number() OVER (
+            PARTITION BY p.facility, o.source_digest
+            ORDER BY p.batch_id IN (SELECT batch_id FROM damaged), b.sequence, p.batch_id,
+                o.object_sha256, o.object_offset) > 1 AS now
+    FROM objects o JOIN parts p ON p.part = o.part JOIN batches b ON b.batch_id = p.batch_id
+    WHERE o.number IN (SELECT number FROM marked)
+) WHERE was <> now"""
+FLIP: tuple[str, ...] = (
+    "UPDATE objects SET duplicate = NOT duplicate WHERE number IN (SELECT number FROM flipped)",
+    f"""UPDATE parts SET {", ".join(f"{name} = c.{name}" for name in _TOTALS.split(", "))}
+FROM (SELECT part, {_COUNTS} FROM objects WHERE part IN (SELECT part FROM flipped) GROUP BY part) c
+WHERE parts.part = c.part""",
+)
+_DIFFER = "GROUP BY ALL HAVING count(DISTINCT source_digest) > 1"
+CONFLICT = f"""INSERT INTO conflicts SELECT p.facility, o.sop_instance_uid
+FROM objects o JOIN parts p ON p.part = o.part
+WHERE o.number IN (SELECT unnest($numbers::BIGINT[])) AND p.facility = $facility {_DIFFER}
+EXCEPT FROM conflicts RETURNING sop_instance_uid"""
+CONFLICT_ALL = f"""INSERT INTO conflicts SELECT p.facility, o.sop_instance_uid
+FROM objects o JOIN parts p ON p.part = o.part
+WHERE hash(sop_instance_uid) IN (
+    SELECT hash(sop_instance_uid) FROM objects GROUP BY ALL HAVING count(*) > 1) {_DIFFER}"""
+DIGESTS_OF_BATCHES = """SELECT DISTINCT o.source_digest FROM spans b
+JOIN objects o ON o.number BETWEEN b.first AND b.first + b.rows - 1
+WHERE b.batch_id IN (SELECT unnest($batches::VARCHAR[]))"""
+
+HELD = """SELECT o.source_digest, min(p.batch_id) FROM objects o JOIN parts p ON p.part = o.part
+WHERE o.number IN (SELECT unnest($found::BIGINT[])) AND p.facility = $facility
+AND o.source_digest IN (SELECT unnest($wanted::VARCHAR[]))
+AND p.batch_id NOT IN (SELECT batch_id FROM damaged) GROUP BY ALL"""
+PLACES = """SELECT object_sha256, arg_min(
+    (p.batch_id, object_offset, bytes, encoding), if(d.batch_id IS NULL, '0', '1') || p.batch_id)
+FROM (SELECT part, object_sha256, object_offset, object_bytes AS bytes, encoding FROM objects
+    WHERE number IN (SELECT unnest($found::BIGINT[]))
+    AND object_sha256 IN (SELECT unnest($wanted::VARCHAR[])))
+JOIN parts p USING (part) LEFT JOIN damaged d ON d.batch_id = p.batch_id
+WHERE p.facility IN (SELECT unnest($owners::VARCHAR[])) GROUP BY ALL"""
+HEAD = """SELECT coalesce(max(sequence), 0), coalesce(arg_max(batch_id, sequence), '')
+FROM batches WHERE facility = $facility"""
+FORKED = """SELECT 1 FROM batches a, batches b
+WHERE a.batch_id = $batch AND b.facility = a.facility AND b.batch_id <> a.batch_id
+AND (b.sequence = a.sequence
+    OR b.sequence = a.sequence - 1 AND b.batch_id <> a.previous
+    OR b.sequence = a.sequence + 1 AND b.previous <> a.batch_id)"""
+PER_FACILITY = """SELECT facility, count(*), (
+    SELECT count(*) FROM objects o JOIN parts p ON p.part = o.part WHERE p.facility = b.facility)
+FROM batches b GROUP BY facility"""
+ROWS_OF_BATCHES = """SELECT b.batch_id, coalesce(n, 0) FROM batches b LEFT JOIN (
+    SELECT p.batch_id, count(*) AS n FROM objects o JOIN parts p ON p.part = o.part GROUP BY ALL
+) c ON c.batch_id = b.batch_id"""

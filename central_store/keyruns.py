@@ -1,0 +1,133 @@
+"""Sorted files of 64-bit keys and row numbers: a look-up that neither memory nor time notices growing.
+
+    <n> keys, unsigned 64-bit little-endian, ascending     then     <n> numbers, unsigned 32-bit
+
+Guarantees: a run is written whole and never changed; a look-up touches a few pages of it, because keys are
+hashes and so lie where their value says. Keys that somebody chose to lie together are found too, by halving.
+Merging reads and writes slice by slice, so its memory does not follow the runs.
+
+Leaves to others: which runs there are, and what a number means (`central_store.lookups`). Two rows may have
+the same key: who looks up compares the values themselves.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.errors import Damaged
+from schemas.transit import durable
+
+_ENTRY = 12
+_SPAN = 1 << 64
+_SLICE = 1 << 20
+"""Entries merged at once."""
+
+
+class Run:
+    """One open run.
+
+    Args:
+        path: the file.
+        entries: how many it must have.
+
+    Raises:
+        Damaged: it is missing, or of another size.
+    """
+
+    def __init__(self, path: Path, entries: int) -> None:
+        self.path, self.entries = path, entries
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size != entries * _ENTRY:
+                    raise Damaged("a look-up of the catalog has another size")
+                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        except FileNotFoundError:
+            raise Damaged("a look-up of the catalog is missing") from None
+        self._map.madvise(mmap.MADV_RANDOM)
+        whole = memoryview(self._map)
+        self.keys: Sequence[int] = whole[: entries * 8].cast("Q")
+        self.numbers: Sequence[int] = whole[entries * 8 :].cast("I")
+        self._window = 3 * int(entries**0.5) + 8
+
+    def find(self, keys: Iterable[int]) -> list[int]:
+        """The numbers of all entries with one of these keys."""
+        found, mine, entries, window = [], self.keys, self.entries, self._window
+        for key in keys:
+            guess = key * entries // _SPAN
+            low, high = max(0, guess - window), min(entries, guess + window)
+            if (low and mine[low - 1] >= key) or (high < entries and mine[high] < key):
+                low, high = 0, entries
+            at = bisect_left(mine, key, low, high)
+            while at < entries and mine[at] == key:
+                found.append(self.numbers[at])
+                at += 1
+        return found
+
+    def columns(self, low: int, high: int) -> tuple[pa.Array, pa.Array]:
+        """Keys and numbers of some entries, where they lie."""
+        buffer, front = pa.py_buffer(self._map), self.entries * 8
+        keys = pa.Array.from_buffers(pa.uint64(), high - low, [None, buffer.slice(low * 8, (high - low) * 8)])
+        room = buffer.slice(front + low * 4, (high - low) * 4)
+        return keys, pa.Array.from_buffers(pa.uint32(), high - low, [None, room])
+
+
+def write(path: Path, keys: pa.Array, numbers: pa.Array) -> None:
+    """Write one run; keys ascending."""
+
+    def both(sink: BinaryIO) -> None:
+        sink.write(_bytes(keys.cast(pa.uint64())))
+        sink.write(_bytes(numbers.cast(pa.uint32())))
+
+    durable.publish(path, both, replace=True)
+
+
+def merge(runs: Sequence[Run], path: Path, stopped: Callable[[], bool]) -> int:
+    """Make one run of several; returns its entries.
+
+    Raises:
+        Stopped: `stopped` said so; there is no file.
+    """
+    total = sum(run.entries for run in runs)
+    slices = total // _SLICE + 1
+    cuts = [_cuts(run, slices) for run in runs]
+
+    def write_slices(sink: BinaryIO) -> None:
+        done = 0
+        for n in range(slices):
+            if stopped():
+                raise Stopped
+            pieces = [run.columns(cut[n], cut[n + 1]) for run, cut in zip(runs, cuts, strict=True)]
+            keys = pa.concat_arrays([piece[0] for piece in pieces])
+            numbers = pa.concat_arrays([piece[1] for piece in pieces])
+            order = pc.sort_indices(keys)
+            sink.seek(done * 8)
+            sink.write(_bytes(keys.take(order)))
+            sink.seek(total * 8 + done * 4)
+            sink.write(_bytes(numbers.take(order)))
+            done += len(keys)
+
+    durable.publish(path, write_slices, replace=True)
+    return total
+
+
+class Stopped(Exception):
+    """A merge was told to stop."""
+
+
+def _cuts(run: Run, slices: int) -> list[int]:
+    """Where each slice of the key space begins in a run, and the end."""
+    return [*(bisect_left(run.keys, n * _SPAN // slices) for n in range(slices)), run.entries]
+
+
+def _bytes(values: pa.Array) -> memoryview:
+    """The values as they lie in memory, without a copy."""
+    size = values.type.byte_width
+    return memoryview(values.buffers()[1])[values.offset * size : (values.offset + len(values)) * size]

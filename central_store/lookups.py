@@ -1,0 +1,197 @@
+"""From a value to the rows that may have it: narrow look-ups beside the catalog's tables.
+
+    recent_<kind>   key, number          what came last, in the database: part of a batch's transaction
+    runs            file, kind, entries  which sorted files (`central_store.keyruns`) hold the rest
+
+A key is DuckDB's hash of the value. A kind of `OBJECTS` leads to numbers of objects; of the others, to parts.
+
+Guarantees: a look-up and an addition cost the same however large the archive is: the recent keys are at most
+about `SEAL`, and the runs few, because `FAN` runs of about one size become one, in a thread beside the
+service. The list of live runs changes in one transaction; a file that is in no list is removed when the
+catalog is opened. So a crash leaves no key missing and none twice.
+
+Leaves to others: comparing the values themselves (`central_store.catalog`): a number found may be of another
+value with the same key.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from central_store.keyruns import Run, Stopped, merge, write
+from schemas import columns
+from schemas.columns import Level
+from schemas.errors import Damaged
+
+if TYPE_CHECKING:
+    import duckdb
+
+log = logging.getLogger("central_store")
+
+SEAL = 1 << 18
+"""Recent keys of a kind before they become a run."""
+FAN = 8
+SUFFIX = ".run"
+
+OBJECTS: tuple[str, ...] = tuple(c.name for c in columns.COLUMNS if c.distinct)
+ENTITIES: dict[str, Level] = {
+    c.name: c.level for c in columns.COLUMNS if c.search == "uid" and c.level != "instance"
+}
+"""UIDs of studies and series; a column of `parts` with the level's name is their number."""
+TOKEN = "token"  # noqa: S105  # the name of a kind
+KINDS: tuple[str, ...] = (*OBJECTS, *ENTITIES, TOKEN)
+
+DDL: tuple[str, ...] = (
+    "CREATE TABLE runs (file VARCHAR NOT NULL, kind VARCHAR NOT NULL, entries BIGINT NOT NULL)",
+    *(f"CREATE TABLE recent_{kind} (key UBIGINT NOT NULL, number BIGINT NOT NULL)" for kind in KINDS),
+)
+
+
+class Lookups:
+    """The look-ups of one open catalog.
+
+    Args:
+        connection: the catalog's.
+        folder: where the runs lie.
+        seal: see `SEAL`.
+
+    Raises:
+        Damaged: a run is missing or has another size.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path, *, seal: int = SEAL) -> None:
+        self._connection = connection
+        self._folder = folder
+        self._seal = seal
+        self._runs: dict[str, list[Run]] = {kind: [] for kind in KINDS}
+        listed = set()
+        for file, kind, entries in connection.execute("SELECT file, kind, entries FROM runs").fetchall():
+            self._runs[kind].append(Run(folder / file, entries))
+            listed.add(file)
+        for path in folder.glob(f"*{SUFFIX}"):
+            if path.name not in listed:
+                path.unlink()
+        self._merging: _Merging | None = None
+
+    def find(self, kind: str, values: Sequence[str | None]) -> list[int]:
+        """Numbers of the rows that may have one of these values."""
+        if not values:
+            return []
+        rows = self._connection.execute(
+            "SELECT DISTINCT hash(unnest($1::VARCHAR[])) ORDER BY 1", [list(values)]
+        ).fetchall()
+        keys = [key for (key,) in rows]
+        found = self._connection.execute(
+            f"SELECT number FROM recent_{kind} WHERE key IN (SELECT unnest($1::UBIGINT[]))",  # noqa: S608
+            [keys],
+        ).fetchall()
+        numbers = [number for (number,) in found]
+        for run in self._runs[kind]:
+            numbers += run.find(keys)
+        return numbers
+
+    def tidy(self, *, settle: bool = False) -> None:
+        """Seal one kind's recent keys if they are many, and keep the runs few; between transactions.
+
+        Args:
+            settle: everything that is due, now, without a thread.
+        """
+        for kind in KINDS:
+            if self._sealed(kind) and not settle:
+                break
+        self._take_merged(wait=settle)
+        while self._merging is None and (due := next(self._due(), None)):
+            self._merging = _Merging(*due, self._folder / f"{secrets.token_hex(8)}{SUFFIX}")
+            if not settle:
+                break
+            self._take_merged(wait=True)
+
+    def _sealed(self, kind: str) -> bool:
+        table = f"recent_{kind}"
+        (count,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0]  # noqa: S608
+        if count < self._seal:
+            return False
+        rows = self._connection.sql(f"SELECT key, number FROM {table} ORDER BY key").to_arrow_table()  # noqa: S608
+        path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
+        write(path, *(rows[name].combine_chunks() for name in ("key", "number")))
+        self._swap(kind, [], Run(path, count), f"DELETE FROM {table}")  # noqa: S608
+        return True
+
+    def _due(self) -> Iterator[tuple[str, list[Run]]]:
+        for kind, runs in self._runs.items():
+            tiers: dict[int, list[Run]] = {}
+            for run in runs:
+                tiers.setdefault(_tier(run.entries, self._seal), []).append(run)
+            yield from ((kind, tier) for _, tier in sorted(tiers.items()) if len(tier) >= FAN)
+
+    def _take_merged(self, *, wait: bool) -> None:
+        merging = self._merging
+        if merging is None or (merging.is_alive() and not wait):
+            return
+        merging.join()
+        self._merging = None
+        if merging.error is not None:
+            raise merging.error
+        self._swap(merging.kind, merging.parts, Run(merging.path, merging.entries))
+
+    def _swap(self, kind: str, old: list[Run], new: Run, also: str | None = None) -> None:
+        self._connection.execute("BEGIN")
+        try:
+            gone = [run.path.name for run in old]
+            self._connection.execute("DELETE FROM runs WHERE file IN (SELECT unnest($1::VARCHAR[]))", [gone])
+            self._connection.execute("INSERT INTO runs VALUES (?, ?, ?)", [new.path.name, kind, new.entries])
+            if also:
+                self._connection.execute(also)
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+        self._runs[kind] = [run for run in self._runs[kind] if run not in old] + [new]
+        for run in old:
+            run.path.unlink()
+
+    def close(self) -> None:
+        """Stop a merge that runs; its file is removed by the next start."""
+        if self._merging is not None:
+            self._merging.stop()
+            self._merging.join()
+
+    def sizes(self) -> Mapping[str, list[int]]:
+        """Entries of each kind's runs."""
+        return {kind: [run.entries for run in runs] for kind, runs in self._runs.items()}
+
+
+def _tier(entries: int, seal: int) -> int:
+    tier = 0
+    while entries >= seal * FAN:
+        entries //= FAN
+        tier += 1
+    return tier
+
+
+class _Merging(threading.Thread):
+    """One merge beside the service: files only, the database is not touched."""
+
+    def __init__(self, kind: str, parts: list[Run], path: Path) -> None:
+        super().__init__(name="merge", daemon=True)
+        self.kind, self.parts, self.path = kind, parts, path
+        self.entries = 0
+        self.error: Exception | None = None
+        self._stopped = threading.Event()
+        self.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        try:
+            self.entries = merge(self.parts, self.path, self._stopped.is_set)
+        except Stopped:
+            self.error = Damaged("a merge of the catalog's look-ups was stopped")
+        except OSError as error:
+            self.error = error
