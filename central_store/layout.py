@@ -9,7 +9,7 @@
     grants/<owner>.<reader>.json           who may read whose rows
     objects/packs/<aa>/<batch-id>.tar      the batch as it came out of its seal      immutable
     manifests/<facility>/<batch-id>/       publishing this folder is the commit      immutable
-    catalog/catalog.duckdb                 derived
+    catalog/catalog.duckdb  *.run          derived: tables, and look-ups beside them
     shelves/<facility>/in, out             what that facility reaches
     quarantine/<facility>/                 what was refused, with the reason
     quarantine/_packs/                     damaged packs, with the reason; never removed by a program
