@@ -31,8 +31,8 @@ from facility_sync.releases import ANY, Release
 from schemas.errors import SettingsError
 
 KEYWORDS: tuple[str, ...] = (
-    "SOPClassUID", "Modality", "ImageType", "SeriesDescription", "Manufacturer", "ManufacturerModelName",
-    "BurnedInAnnotation", "RecognizableVisualFeatures", "DateOfSecondaryCapture",
+    "SOPClassUID", "Modality", "ImageType", "SamplesPerPixel", "SeriesDescription", "Manufacturer",
+    "ManufacturerModelName", "BurnedInAnnotation", "RecognizableVisualFeatures", "DateOfSecondaryCapture",
     "SecondaryCaptureDeviceManufacturer", "SecondaryCaptureDeviceManufacturerModelName",
     "SecondaryCaptureDeviceSoftwareVersions",
 )  # fmt: skip
@@ -69,6 +69,7 @@ REASONS: dict[str, str] = {
     "document": "It is a document.",
     "overlay": "It has overlays, which often hold text.",
     "value-unreadable": "A value that decides about its pixels cannot be read.",
+    "colour": "Its class is one of measured pixels, but it has colours, as screen captures have.",
     "not-original": "It is not an original primary image: derived ones may carry text.",
     "device-not-released": "Nobody released this kind of device: `fsync release add`.",
     "class-not-known": "It has no pixels, and its class is not known to be free of narrative.",
@@ -143,7 +144,14 @@ def judge(
         return _verdict("released", low=True)
     if sop_class not in _MEASURED | _COMPUTED:
         return _verdict("device-not-released", low=False)
-    original = sop_class in _COMPUTED or found.texts("ImageType")[:2] == ["ORIGINAL", "PRIMARY"]
+    return _measured(found, computed=sop_class in _COMPUTED)
+
+
+def _measured(found: _Values, *, computed: bool) -> Verdict:
+    """Of a class of measured pixels: as they left the scanner, or made into a picture since."""
+    if found.text("SamplesPerPixel") not in ("", "1"):
+        return _verdict("colour", low=False)
+    original = computed or found.texts("ImageType")[:2] == ["ORIGINAL", "PRIMARY"]
     return _verdict("measured-pixels" if original else "not-original", low=original)
 
 

@@ -168,6 +168,12 @@ def test_without_pixels_the_class_decides_and_a_release_of_pixels_does_not():
             assert found == (Risk.UNKNOWN, ("class-not-known",))
 
 
+def test_colours_are_those_of_a_picture_of_the_screen():
+    ct = {"SOPClassUID": uid.CTImageStorage, "ImageType": ["ORIGINAL", "PRIMARY"]}
+    assert judged(**ct, SamplesPerPixel=3) == (Risk.UNKNOWN, ("colour",))
+    assert judged(**ct, SamplesPerPixel=1) == judged(**ct) == (Risk.LOW, ("measured-pixels",))
+
+
 def test_a_release_is_for_one_class_one_manufacturer_and_one_model():
     device = {"SOPClassUID": CR, "ImageType": ["DERIVED", "PRIMARY"]}
     assert judged(RELEASE, **device) == (Risk.LOW, ("released",))
