@@ -25,6 +25,7 @@ from facility_sync.identity import (
     cms,
     decide,
     dictionary,
+    domain_format,
     domains,
     layout,
     objects,
@@ -39,6 +40,7 @@ from tests.kit.domains import domain
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, about the files it reads
 
+GOLDEN = Path(__file__).parent / "golden"
 OWN, OTHER = domain("own"), domain("other", 2)
 RING = domains.Keyring((OWN,))
 SYNTAXES = ("1.2.840.10008.1.2.1", ImplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -203,6 +205,15 @@ def test_what_names_the_patient_elsewhere_is_sealed_whole():
     with pytest.raises(protect.CannotProtectError, match="identity-in-value"):
         protected(images.image(7, StationName="PID-00007"))
     assert protected(images.image(7, SOPInstanceUID="1.2.7.00007.3".replace("0000", "")))
+
+
+def test_an_object_of_the_first_version_is_read_for_ever():
+    """A golden file, and the domain it was made for: whatever changes, what is stored must come back."""
+    owner = domain_format.from_bytes((GOLDEN / "owner.domain").read_bytes())
+    back = restored((GOLDEN / "protected.dcm").read_bytes(), domains.Keyring((owner,)))
+    assert hashlib.sha256(back).hexdigest() == (
+        "ef66886e6e587d0d01ba7a9850417d72dd6945a7b13ddb3a26319eb7ac188ff6"
+    )
 
 
 def test_the_dictionary_of_the_capsules_never_changes():
