@@ -27,6 +27,8 @@ def enrol(layout: Layout, card: FacilityCard, *, replace_key: bool = False) -> N
     for other in enrolled(layout):
         if other != card.facility and other.lower() == card.facility.lower():
             raise SettingsError(f"the name {card.facility} differs from {other} only in letter case")
+    if (layout.peer(card.facility) / "card.json").exists():
+        raise SettingsError(f"{card.facility} is the name of a peer")
     present = load(layout, card.facility)
     if present is not None and present != card:
         if not replace_key:

@@ -15,6 +15,9 @@
     quarantine/_packs/                     damaged packs, with the reason; never removed by a program
     damaged/<batch-id>.json                batches whose pack is damaged: the notice their facility got
     checks/*.parquet                       what was read and compared, when, and how it came out
+    peers/<name>/                          stores we replicate with (`central_store.peers`)
+    log/                                   every receipt given here, in order (`central_store.receipt_log`)
+    people/                                signed changes of people (`central_store.people`)
     journal/<batch-id>                     batches between commit and receipt
     staging/                               unfinished work: emptied at every start
     authorized_keys/<facility>             for OpenSSH in front (`fstore sshd-config`)
@@ -162,6 +165,25 @@ class Layout:
     def checks(self) -> Path:
         """Results of `fstore check --read-data`."""
         return self.root / "checks"
+
+    @property
+    def peers(self) -> Path:
+        """Stores we replicate with."""
+        return self.root / "peers"
+
+    def peer(self, name: FacilityName) -> Path:
+        """What we know of one of them."""
+        return self.peers / name
+
+    @property
+    def log(self) -> Path:
+        """Every batch accepted here, in order."""
+        return self.root / "log"
+
+    @property
+    def people(self) -> Path:
+        """Changes of cards, accounts and grants, each signed by the store that made it."""
+        return self.root / "people"
 
     @property
     def journal(self) -> Path:

@@ -18,7 +18,7 @@ import logging
 import os
 from datetime import datetime
 
-from central_store import access, fetch, grants, inbox, replies, search
+from central_store import access, fetch, grants, inbox, peers, replies, search
 from central_store.accounts import Doorman
 from central_store.catalog import Catalog
 from central_store.replies import Refused
@@ -27,6 +27,7 @@ from schemas import container, envelope, messages, ustar
 from schemas.errors import FormatError
 from schemas.messages import FacilityCard, FetchRequest, HeldRequest, Message, SearchRequest, rfc3339
 from schemas.names import RequestId, ShelfName
+from schemas.peer_messages import StoresAnswer, StoresRequest
 
 log = logging.getLogger("central_store")
 
@@ -61,6 +62,13 @@ class Counter:
         request = self._open(card, name)
         if isinstance(request, HeldRequest):
             answer: Message = search.held(self._catalog, self._store.name, request, now)
+            self._put(card, name, replies.sealed(self._store, card, answer))
+            return None
+        if isinstance(request, StoresRequest):
+            cards = tuple(peer.card.to_bytes().decode() for peer in peers.everyone(self._store.layout))
+            answer = StoresAnswer(
+                store=self._store.name, request=request.id, cards=cards, answered=rfc3339(now)
+            )
             self._put(card, name, replies.sealed(self._store, card, answer))
             return None
         if not isinstance(request, (SearchRequest, FetchRequest)):

@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from schemas import messages, signature, ustar
+from schemas import messages, peer_messages, signature, ustar
 from schemas.errors import FormatError, SealError
 from schemas.names import ObjectId, object_id
 
@@ -43,9 +43,11 @@ MESSAGE_FILES: dict[type[messages.Message], str] = {
     messages.HeldRequest: "request.json",
     messages.SearchRequest: "request.json",
     messages.FetchRequest: "request.json",
+    peer_messages.StoresRequest: "request.json",
     messages.HeldAnswer: "answer.json",
     messages.SearchAnswer: "answer.json",
     messages.FetchAnswer: "answer.json",
+    peer_messages.StoresAnswer: "answer.json",
 }
 ENDINGS: dict[str, str] = {"dicom": "dcm", "dicom+zstd": "dcm.zst", "age": "age", "age+zstd": "age"}
 """A row's encoding to the ending of its object's name."""

@@ -83,11 +83,13 @@ def uid(text: object) -> Uid:
     return Uid(found)
 
 
-ShelfKind = Literal["batch", "request", "receipt", "refusal", "notice", "answer"]
-"""What may lie on a shelf: `in` takes batch and request; `out` takes receipt, refusal, notice and answer."""
+ShelfKind = Literal["batch", "request", "receipt", "replica", "refusal", "notice", "answer"]
+"""What may lie on a shelf: `in` takes batch and request; `out` takes the others, and to a peer all."""
 
 INBOUND: frozenset[str] = frozenset({"batch", "request"})
-OUTBOUND: frozenset[str] = frozenset({"receipt", "refusal", "notice", "answer"})
+OUTBOUND: frozenset[str] = frozenset(
+    {"receipt", "replica", "refusal", "notice", "answer", "batch", "request"}
+)
 PART_SUFFIX = ".part"
 """A file being written: `<final name>.part`. Never read, swept by age."""
 
@@ -106,15 +108,23 @@ def shelf_name(text: object) -> ShelfName:
     """Parse a file name found on a shelf; raises `FormatError`.
 
     A batch, its receipt and a notice about it are named by the batch's id, a request and its answer by the
-    request's; a refusal by the id of what it refuses.
+    request's; a refusal by the id of what it refuses; a replica by the batch and the store that holds it too.
     """
-    stem, dot, kind = text.partition(".") if isinstance(text, str) else ("", "", "")
+    stem, dot, kind = text.rpartition(".") if isinstance(text, str) else ("", "", "")
     if not dot or kind not in get_args(ShelfKind):
         raise FormatError("this name has no place on a shelf")
     if kind in ("batch", "receipt", "notice"):
         batch_id(stem)
+    elif kind == "replica":
+        replica_of(stem)
     elif kind in ("request", "answer"):
         request_id(stem)
     elif not (_HEX64.fullmatch(stem) or _HEX32.fullmatch(stem)):
         raise FormatError("this name has no place on a shelf")
     return ShelfName(stem, cast(ShelfKind, kind))
+
+
+def replica_of(stem: str) -> tuple[BatchId, FacilityName]:
+    """The batch and the store that a replica's id, `<batch id>.<store name>`, names; raises `FormatError`."""
+    batch, _, store = stem.partition(".")
+    return batch_id(batch), facility_name(store)

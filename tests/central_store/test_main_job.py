@@ -6,7 +6,8 @@ import io
 
 import pyarrow.parquet as pq
 
-from schemas import container, envelope, messages, ustar
+from central_store import peers, settings
+from schemas import container, envelope, messages, names, peer_messages, ustar
 from tests.central_store.conftest import Place
 from tests.kit.batches import NOW, digest, request_id, row
 
@@ -68,3 +69,20 @@ def test_what_is_held_is_answered_by_digest(place: Place) -> None:
         assert isinstance(answer, messages.HeldAnswer)
         assert answer.held == held
         assert (answer.sequence, answer.head) == ((1, made.batch) if held else (0, ""))
+
+
+def test_a_terminal_learns_the_cards_of_the_stores_that_hold_replicas(place: Place) -> None:
+    def asked() -> tuple[str, ...]:
+        request = peer_messages.StoresRequest(
+            id=request_id(), facility=names.facility_name(place.a.name), created=messages.rfc3339(NOW)
+        )
+        place.ask(place.a, request)
+        place.work()
+        answer = place.reply(place.a, f"{request.id}.answer")
+        assert isinstance(answer, peer_messages.StoresAnswer)
+        return answer.cards
+
+    assert asked() == ()
+    north = settings.init(place.root.parent / "north", name="north", host="127.0.0.1", port=2223).card()
+    peers.add(place.store.layout, peers.Peer(card=north, host="127.0.0.1", port=2223))
+    assert [messages.StoreCard.from_bytes(card.encode()) for card in asked()] == [north]

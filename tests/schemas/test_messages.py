@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import messages
+from schemas import messages, peer_messages
 from schemas.errors import FormatError, VersionError
 
 SSH = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIGcD/vUm1Gc8cV8aGTPm6aQbY+yBI5IbeQWvW3JQ7Ff"
@@ -57,6 +57,11 @@ SAMPLES: dict[type[messages.Message], dict[str, object]] = {
     messages.FetchAnswer: {
         "store": "central", "request": R, "objects": [H], "bytes": 3, "missing": [], "answered": T,
     },
+    peer_messages.StoresRequest: {"id": R, "facility": "clinic-a", "created": T},
+}  # fmt: skip
+SAMPLES[peer_messages.StoresAnswer] = {
+    "store": "central", "request": R, "answered": T,
+    "cards": [messages.StoreCard(**SAMPLES[messages.StoreCard]).to_bytes().decode()],
 }  # fmt: skip
 KINDS = list(SAMPLES)
 

@@ -1,5 +1,7 @@
 """Names from outside: one spelling each, everything else refused."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,8 +67,16 @@ def test_a_file_being_written_has_no_shelf_name():
 
 
 def test_every_kind_has_a_direction():
-    assert {"batch", "request", "receipt", "refusal", "notice", "answer"} == names.INBOUND | names.OUTBOUND
-    assert not names.INBOUND & names.OUTBOUND
+    assert set(get_args(names.ShelfKind)) == names.OUTBOUND
+    assert names.INBOUND < names.OUTBOUND, "to a peer, everything goes out"
+
+
+def test_a_replica_names_its_batch_and_its_store():
+    assert names.shelf_name(f"{HEX64}.north.replica") == (f"{HEX64}.north", "replica")
+    assert names.replica_of(f"{HEX64}.north") == (HEX64, "north")
+    for wrong in (f"{HEX64}.replica", f"{HEX64}..replica", f"{HEX64}.a.b.replica", f"{HEX32}.north.replica"):
+        with pytest.raises(FormatError):
+            names.shelf_name(wrong)
 
 
 @given(st.text())
