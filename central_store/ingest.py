@@ -63,15 +63,15 @@ def accept(store: Store, catalog: Catalog, card: FacilityCard, verified: Verifie
         Refused: the batch is stored under another statement, which the pack that came would not fit.
     """
     layout, batch = store.layout, verified.batch
-    again = batches.committed(layout, batch)  # its pack was damaged or lost, and it was sent again
-    if again and not batches.same(layout, batch, verify.staged_folder(layout, batch)):
+    returned = batches.committed(layout, batch)  # its pack was damaged or lost, and it was sent again
+    if returned and not batches.same(layout, batch, verify.staged_folder(layout, batch)):
         verify.clear(layout, batch)
         raise Refused("other-statement", replies.REASONS["other-statement"])
     durable.publish(layout.journal / batch.batch, batch.facility.encode("ascii"), replace=True)
-    if again:
+    if returned:
         damage.set_aside(layout, batch.batch, "replaced", now)
     durable.rename(verify.staged_pack(layout, batch), layout.pack(batch.batch))
-    if again:
+    if returned:
         shutil.rmtree(verify.staged_folder(layout, batch))
         damage.repaired(layout, batch)
     else:

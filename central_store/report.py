@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from central_store import batches, chain, facilities, inbox
+from central_store import batches, chain, facilities, inbox, packs
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.settings import Store
@@ -28,6 +28,7 @@ class FacilityStatus:
     waiting: int = 0
     replies: int = 0
     quarantined: int = 0
+    damaged: int = 0
     missing: int = 0
     forks: int = 0
 
@@ -36,8 +37,10 @@ def status(store: Store) -> list[FacilityStatus]:
     """One line for each enrolled facility; reads receipt and statement of each batch."""
     found = {name: FacilityStatus(name) for name in facilities.enrolled(store.layout)}
     said: dict[FacilityName, list[Statement]] = {}
+    damaged = packs.damaged(store.layout)
     for batch in batches.listing(store.layout):
         _add(found.setdefault(batch.facility, FacilityStatus(batch.facility)), store.layout, batch)
+        found[batch.facility].damaged += batch.batch in damaged
         with suppress(SyncError):  # `fstore check` says more
             said.setdefault(batch.facility, []).append(batches.statement(store.layout, batch)[0])
     for name, statements in said.items():

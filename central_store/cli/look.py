@@ -22,7 +22,7 @@ def status(root: Root, as_json: bool) -> None:
     headings = {
         "facility": "facility", "batches": "batches", "objects": "images", "size": "size",
         "last_stored": "last stored", "waiting": "waiting", "replies": "to fetch",
-        "quarantined": "quarantined", "missing": "missing", "forks": "forks",
+        "quarantined": "quarantined", "damaged": "damaged", "missing": "missing", "forks": "forks",
     }  # fmt: skip
     rows = [line | {"size": output.size(line["bytes"])} for line in lines]
     host_key = keys.fingerprint(store.card().host_key)

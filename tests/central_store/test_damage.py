@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import shutil
@@ -12,8 +13,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from central_store import damage, lock, packs
+from central_store import damage, ingest, lock, packs, verify
+from central_store.batches import Batch
+from central_store.catalog import Catalog
 from central_store.check import Report, check
+from central_store.report import status
 from central_store.settings import open_store
 from schemas import container, envelope, messages, names, ustar
 from schemas.errors import Busy, SettingsError
@@ -132,6 +136,7 @@ def test_a_damaged_pack_is_set_aside_told_and_made_up_for_by_another_batch(
     assert isinstance(notice, messages.Notice)
     assert (notice.batch, notice.facility, notice.reason) == (made.batch, "clinic-a", "pack-bytes")
     assert not (place.outbound(place.a) / f"{made.batch}.receipt").exists()
+    assert [line.damaged for line in status(place.store)] == [1, 0]
 
     assert held(place, made) == {}
     whole = list(made.objects)
@@ -172,6 +177,65 @@ def test_the_same_batch_again_repairs_its_pack(broken: tuple[Place, Made]) -> No
     assert found_objects(place) == set(made.objects)
     report = check(place.store, read_data=True)
     assert (codes(report), report.catalog) == ([], "checked")
+
+
+def test_a_stop_at_any_step_of_a_repair_is_finished_after_the_next_start(
+    broken: tuple[Place, Made], tmp_path: Path, monkeypatch
+) -> None:
+    check(broken[0].store, read_data=True)
+    step, killed = 0, True
+    while killed:
+        shutil.copytree(broken[0].root, tmp_path / f"at {step}")
+        place, made = Place(open_store(tmp_path / f"at {step}"), broken[0].a, broken[0].b), broken[1]
+        place.put(place.a, made)
+        with monkeypatch.context() as patch:
+            killed = _cut_after(patch, step, functools.partial(_take, place, made))
+        _take(place, made)  # the next start
+        assert place.store.layout.pack(made.batch).read_bytes() == made.plain
+        assert packs.damaged(place.store.layout) == frozenset()
+        assert isinstance(place.reply(place.a, f"{made.batch}.receipt"), messages.Receipt)
+        assert not (place.outbound(place.a) / f"{made.batch}.notice").exists()
+        assert list(place.inbound(place.a).iterdir()) == list(place.store.layout.journal.iterdir()) == []
+        assert len(aside(place)) in (1, 2), "a verified pack may be set aside too"
+        step += 1
+    assert step > 5
+
+
+def _take(place: Place, made: Made) -> None:
+    """What the service does with a batch on the shelf, without its workers."""
+    store, batch = place.store, Batch(names.facility_name("clinic-a"), made.batch)
+    ingest.wipe(store.layout)
+    with Catalog(store.layout, store.settings) as catalog:
+        ingest.recover(store, catalog)
+        if (place.inbound(place.a) / made.file).exists():
+            if ingest.accepted(store, batch):
+                ingest.again(store, catalog, place.a.card, batch)
+            else:
+                done = verify.verify(store.layout, place.a.card, store.keys.age_identity, batch.batch)
+                ingest.accept(store, catalog, place.a.card, done, NOW)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def _cut_after(patch: pytest.MonkeyPatch, steps: int, work: Callable[[], object]) -> bool:
+    """Do something, and stop before the next lasting change after so many; whether it came to that."""
+    left = iter([1] * steps)
+    for name in ("publish", "rename", "remove", "publish_dir"):
+        real = getattr(durable, name)
+
+        def cut(*args, real=real, **kwargs):
+            if not next(left, 0):
+                raise Killed
+            return real(*args, **kwargs)
+
+        patch.setattr(durable, name, cut)
+    try:
+        work()
+    except Killed:
+        return True
+    return False
 
 
 def test_a_batch_that_is_damaged_but_not_set_aside_yet_is_taken_again_too(broken: tuple[Place, Made]) -> None:
@@ -274,24 +338,9 @@ def test_a_stop_at_any_step_is_finished_by_the_next_check(
 ) -> None:
     place, made = broken
 
-    class Killed(BaseException):
-        pass
-
-    left = iter([1] * step)
     with monkeypatch.context() as patch:
-        for name in ("publish", "rename", "remove"):
-            real = getattr(durable, name)
-
-            def cut(*args, real=real, **kwargs):
-                if not next(left, 0):
-                    raise Killed
-                return real(*args, **kwargs)
-
-            patch.setattr(durable, name, cut)
-        try:
-            check(place.store, read_data=True)
-        except Killed:
-            assert step < 7
+        killed = _cut_after(patch, step, lambda: check(place.store, read_data=True))
+    assert killed == (step < 7)
     check(place.store, read_data=True)
     assert packs.damaged(place.store.layout) == {made.batch}
     assert not place.store.layout.pack(made.batch).exists()
@@ -299,7 +348,7 @@ def test_a_stop_at_any_step_is_finished_by_the_next_check(
     assert isinstance(place.reply(place.a, f"{made.batch}.notice"), messages.Notice)
     assert not (place.outbound(place.a) / f"{made.batch}.receipt").exists()
     place.put(place.a, made)
-    assert place.work().stored == 1
+    _take(place, made)
     assert codes(check(place.store, read_data=True)) == []
 
 
