@@ -85,8 +85,8 @@ def _flip(at: int) -> Callable[[bytes], bytes]:
 def _forget(catalog: Path, batch: str) -> None:
     with duckdb.connect(str(catalog)) as database:
         database.execute(
-            "DELETE FROM instances WHERE batch_id = ? AND rowid = "
-            "(SELECT min(rowid) FROM instances WHERE batch_id = ?)", [batch, batch],
+            "DELETE FROM objects WHERE number = (SELECT min(number) FROM objects "
+            "WHERE part IN (SELECT part FROM parts WHERE batch_id = ?))", [batch],
         )  # fmt: skip
 
 

@@ -115,12 +115,20 @@ def test_a_catalog_that_lost_a_batch_is_found_and_made_again(broken: tuple[Place
 
 
 TABLES = ("instances", "batches", "conflicts", "damaged", "version")
+SUMS, BY = (
+    "SELECT facility, series_uid, sum(object_bytes)::BIGINT AS bytes,",
+    "GROUP BY ALL HAVING n > 0 ORDER BY ALL",
+)
 
 
 def dump(place: Place) -> dict[str, list[dict]]:
-    """Every row of every table, in one order."""
+    """Every row of every table, in one order; of parts what searches see (numbers follow the arrival)."""
     with Catalog(place.store.layout, place.store.settings) as found:
-        return {name: found.table(f"SELECT * FROM {name} ORDER BY ALL", {}).to_pylist() for name in TABLES}
+        rows = {name: found.table(f"SELECT * FROM {name} ORDER BY ALL", {}).to_pylist() for name in TABLES}
+        rows["parts"] = found.table(f"{SUMS} sum(n_instances)::BIGINT AS n FROM parts {BY}", {}).to_pylist()
+        counted = f"{SUMS} count(*) AS n FROM instances WHERE NOT duplicate {BY}"
+        assert rows["parts"] == found.table(counted, {}).to_pylist()
+        return rows
 
 
 def test_a_rebuild_reproduces_the_catalog_exactly_whatever_came_in_whatever_order(
