@@ -182,7 +182,7 @@ def _more(level: Level) -> list[str]:
     if level == "instance":
         key = "(p.facility, o.sop_instance_uid)"
         return [f"{key} IN (SELECT (facility, sop_instance_uid) FROM conflicts) AS {CONFLICT}"]
-    series = ["count(DISTINCT series_uid) AS n_series"] if level == "study" else []
+    series = ["coalesce(len(list_distinct(list(series_uid))), 0) AS n_series"] if level == "study" else []
     return [*series, "sum(n_instances)::BIGINT AS n_instances"]
 
 
@@ -201,7 +201,7 @@ def _value(column: Column, way: Rollup, level: Level) -> str:
         "min": f"min({name})",
         "max": f"max({name})",
         "sum": f"sum({name})::BIGINT",
-        "list": f"coalesce(list_sort(list(DISTINCT {name}) FILTER ({name} IS NOT NULL)), [])",
+        "list": f"coalesce(list_sort(list_distinct(list({name}))), [])",  # cheaper than DISTINCT
     }[way]
 
 

@@ -42,7 +42,7 @@ class Settings:
     host: str = _key("The address terminals reach, written into the card; `fstore serve` listens on it.")
     port: int = _key("The port terminals reach.", 0, 65535)
     workers: int = _key("Processes that open and verify batches.", 1, 64, default=2)
-    catalog_memory_mb: int = _key("Memory in MB the catalog may use for one statement.", 32, default=96)
+    catalog_memory_mb: int = _key("Memory in MB the catalog may use for one statement.", 32, default=256)
     catalog_threads: int = _key("Threads the catalog may use for one statement.", 1, 256, default=2)
     search_seconds: int = _key("A search that takes longer is refused, in seconds.", 1, 3600, default=30)
     look_seconds: int = _key("A full look at all shelves at least this often, in seconds.", default=2)
