@@ -59,6 +59,8 @@ class Query:
 
     rows: str
     """One row for each study, series or instance, at most `MAX_ROWS`."""
+    all_rows: str
+    """The same if all of them fit on the page: planned in half the time."""
     counts: str
     """One row: matches, instances, bytes."""
     parameters: Mapping[str, Any]
@@ -82,7 +84,8 @@ def build(request: SearchRequest, owners: Sequence[FacilityName]) -> Query:
             raise FormatError("a condition names a column that cannot be searched")
         made.add(column, values)
     return Query(
-        rows=_rows(level, made, min(request.limit, MAX_ROWS), request.offset),
+        rows=_rows(level, made, _page(level, made, request)),
+        all_rows=_rows(level, made, ""),
         counts=_counts(level, made),
         parameters=made.parameters,
         points=made.points,
@@ -145,8 +148,7 @@ def _counts(level: Level, made: _Conditions) -> str:
     )
 
 
-def _rows(level: Level, made: _Conditions, limit: int, offset: int) -> str:
-    page = f"LIMIT {limit:d} OFFSET {offset:d}"
+def _rows(level: Level, made: _Conditions, page: str) -> str:
     values = (f'{_value(column, way, level)} AS "{column.name}"' for column, way in columns.at_level(level))
     shown = ", ".join([*values, *_more(level)])
     if level == "instance":
@@ -155,12 +157,17 @@ def _rows(level: Level, made: _Conditions, limit: int, offset: int) -> str:
             f"SELECT {shown} FROM ({_objects(made)}) o "
             f"JOIN (SELECT * FROM parts WHERE {parts}) p ON p.part = o.part ORDER BY {_ORDER[level]} {page}"
         )
-    # First which ones stand on the page, by the few columns that say so; then all columns, of these only.
+    return f"SELECT {shown} FROM ({_hits(made, '*')}) hits {page} GROUP BY {level} ORDER BY {_ORDER[level]}"
+
+
+def _page(level: Level, made: _Conditions, request: SearchRequest) -> str:
+    """What keeps to one page: of studies and series the few columns that say which ones come first."""
+    page = f"LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
+    if level == "instance":
+        return page
     return (
-        f"WITH hits AS NOT MATERIALIZED ({_hits(made, '*')}), page AS ("
-        f"SELECT {level} AS entity FROM hits GROUP BY {level} ORDER BY {_PAGE[level]} {page}) "
-        f"SELECT {shown} FROM hits WHERE {level} IN (SELECT entity FROM page) "
-        f"GROUP BY {level} ORDER BY {_ORDER[level]}"
+        f"WHERE {level} IN (SELECT {level} FROM ({_hits(made, '*')}) "
+        f"GROUP BY {level} ORDER BY {_PAGE[level]} {page})"
     )
 
 

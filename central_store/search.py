@@ -47,7 +47,9 @@ def search(
     matches, instances, size = catalog.row(built.counts, built.parameters, built.points)
     table, returned = None, 0
     if not request.count_only:
-        rows = catalog.table(built.rows, built.parameters, built.points).cast(built.schema)
+        fits = request.offset == 0 and matches <= min(request.limit, query.MAX_ROWS)
+        sql = built.all_rows if fits else built.rows
+        rows = catalog.table(sql, built.parameters, built.points).cast(built.schema)
         returned, table = rows.num_rows, _parquet(rows)
         if len(table) > MAX_TABLE:
             raise Refused("too-large", "the rows are more than one answer holds: ask for fewer at once")

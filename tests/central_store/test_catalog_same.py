@@ -195,6 +195,8 @@ def check_searches(made: Made, catalog: Catalog, rng: random.Random) -> None:
         mine = [r for r in rows if r["facility"] in owners]
         built = query.build(asked(level, conditions), [names.facility_name(name) for name in owners])
         answer = catalog.table(built.rows, built.parameters, built.points).cast(built.schema).to_pylist()
+        whole = catalog.table(built.all_rows, built.parameters, built.points).cast(built.schema).to_pylist()
+        assert whole == answer
         expected = naive(mine, level, conditions)
         assert sorted(answer, key=str) == expected, (conditions, level, owners)
         size = sum(r["object_bytes"] for r in expected)
