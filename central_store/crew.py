@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from central_store import fetch, settings, verify
+from central_store import fetch, settings, sql, verify
 from schemas.errors import SyncError
 from schemas.messages import FacilityCard
 from schemas.names import BatchId
@@ -43,7 +43,16 @@ def _send(root: Path, order: fetch.Order) -> list[str]:
     return fetch.send(_store(root), order)
 
 
-JOBS: dict[str, Callable[..., Any]] = {"verify": _verify, "send": _send}
+@cache
+def _sandbox(root: Path) -> sql.Sandbox:
+    return sql.Sandbox(_store(root).settings)
+
+
+def _sql(root: Path, question: sql.Question) -> int:
+    return sql.answer(_store(root), _sandbox(root), question)
+
+
+JOBS: dict[str, Callable[..., Any]] = {"verify": _verify, "send": _send, "sql": _sql}
 
 
 def _work(pipe: Connection, root: Path) -> None:

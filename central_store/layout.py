@@ -10,6 +10,7 @@
     objects/packs/<aa>/<batch-id>.tar      the batch as it came out of its seal      immutable
     manifests/<facility>/<batch-id>/       publishing this folder is the commit      immutable
     catalog/catalog.duckdb  *.run          derived: tables, and look-ups beside them
+    views/<facility>.duckdb .state .lock   rows for SQL from outside (`central_store.sql_rows`): derived
     shelves/<facility>/in, out             what that facility reaches
     quarantine/<facility>/                 what was refused, with the reason
     quarantine/_packs/                     damaged packs, with the reason; never removed by a program
@@ -129,6 +130,19 @@ class Layout:
     def catalog(self) -> Path:
         """The catalog's database file."""
         return self.root / "catalog" / "catalog.duckdb"
+
+    @property
+    def views(self) -> Path:
+        """Rows by facility, for SQL from outside."""
+        return self.root / "views"
+
+    def view(self, facility: FacilityName) -> Path:
+        """One facility's rows."""
+        return self.views / f"{facility}.duckdb"
+
+    def view_state(self, facility: FacilityName) -> Path:
+        """What those rows were made of."""
+        return self.views / f"{facility}.state"
 
     @property
     def shelves(self) -> Path:

@@ -74,7 +74,7 @@ def build(request: SearchRequest, owners: Sequence[FacilityName]) -> Query:
     """The query of a request, limited to rows of `owners`.
 
     Raises:
-        FormatError: a column nobody may search, or a value that is none of its kind.
+        FormatError: a column nobody may search or sort by, or a value that is none of its kind.
     """
     level = cast(Level, request.level)
     made = _Conditions(owners)
@@ -84,8 +84,8 @@ def build(request: SearchRequest, owners: Sequence[FacilityName]) -> Query:
             raise FormatError("a condition names a column that cannot be searched")
         made.add(column, values)
     return Query(
-        rows=_rows(level, made, _page(level, made, request)),
-        all_rows=_rows(level, made, ""),
+        rows=_rows(level, made, _page(level, made, request), request.order),
+        all_rows=_rows(level, made, "", request.order),
         counts=_counts(level, made),
         parameters=made.parameters,
         points=made.points,
@@ -148,16 +148,37 @@ def _counts(level: Level, made: _Conditions) -> str:
     )
 
 
-def _rows(level: Level, made: _Conditions, page: str) -> str:
-    values = (f'{_value(column, way, level)} AS "{column.name}"' for column, way in columns.at_level(level))
-    shown = ", ".join([*values, *_more(level)])
+def _ordered(order: Sequence[str], values: Mapping[str, str]) -> tuple[str, str]:
+    """What an order says before the usual one: of the rows' columns, and of what makes them."""
+    names, made = [], []
+    for item in order:
+        name, _, way = item.partition(":")
+        if name not in values or way not in ("", "desc"):
+            raise FormatError("an order is not a column of the answer, perhaps with :desc")
+        said = " DESC NULLS LAST, " if way else " ASC NULLS LAST, "
+        names.append(f'"{name}"{said}')
+        made.append(f"{values[name]}{said}")
+    return "".join(names), "".join(made)
+
+
+def _values(level: Level) -> dict[str, str]:
+    """The columns of an answer, each with the expression that makes it."""
+    return {c.name: _value(c, way, level) for c, way in columns.at_level(level)} | _more(level)
+
+
+def _rows(level: Level, made: _Conditions, page: str, order: Sequence[str]) -> str:
+    values = _values(level)
+    shown = ", ".join(f'{value} AS "{name}"' for name, value in values.items())
+    first, first_made = _ordered(order, values)
     if level == "instance":
         parts = " AND ".join(made.parts)
         return (
             f"SELECT {shown} FROM ({_objects(made)}) o "
-            f"JOIN (SELECT * FROM parts WHERE {parts}) p ON p.part = o.part ORDER BY {_ORDER[level]} {page}"
+            f"JOIN (SELECT * FROM parts WHERE {parts}) p ON p.part = o.part "
+            f"ORDER BY {first_made}{_ORDER[level]} {page}"
         )
-    return f"SELECT {shown} FROM ({_hits(made, '*')}) hits {page} GROUP BY {level} ORDER BY {_ORDER[level]}"
+    hits = f"FROM ({_hits(made, '*')}) hits {page}"
+    return f"SELECT {shown} {hits} GROUP BY {level} ORDER BY {first}{_ORDER[level]}"
 
 
 def _page(level: Level, made: _Conditions, request: SearchRequest) -> str:
@@ -165,9 +186,10 @@ def _page(level: Level, made: _Conditions, request: SearchRequest) -> str:
     page = f"LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
     if level == "instance":
         return page
+    _, first = _ordered(request.order, _values(level))
     return (
-        f"WHERE {level} IN (SELECT {level} FROM ({_hits(made, '*')}) "
-        f"GROUP BY {level} ORDER BY {_PAGE[level]} {page})"
+        f"WHERE {level} IN (SELECT {level} FROM ({_hits(made, '*')}) hits "
+        f"GROUP BY {level} ORDER BY {first}{_PAGE[level]} {page})"
     )
 
 
@@ -185,12 +207,12 @@ def schema(level: Level) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _more(level: Level) -> list[str]:
+def _more(level: Level) -> dict[str, str]:
     if level == "instance":
         key = "(p.facility, o.sop_instance_uid)"
-        return [f"{key} IN (SELECT (facility, sop_instance_uid) FROM conflicts) AS {CONFLICT}"]
-    series = ["coalesce(len(list_distinct(list(series_uid))), 0) AS n_series"] if level == "study" else []
-    return [*series, "sum(n_instances)::BIGINT AS n_instances"]
+        return {CONFLICT: f"{key} IN (SELECT (facility, sop_instance_uid) FROM conflicts)"}
+    series = {"n_series": "coalesce(len(list_distinct(list(hits.series_uid))), 0)"}
+    return (series if level == "study" else {}) | {"n_instances": "sum(hits.n_instances)::BIGINT"}
 
 
 def _listed(level: Level, way: Rollup) -> bool:

@@ -12,12 +12,15 @@ import logging
 from datetime import datetime
 
 from central_store import inbox
+from central_store.refused import Refused
 from central_store.settings import Store
 from schemas import container, envelope, messages
 from schemas.errors import AccessDenied, Damaged, FormatError, SealError, SyncError, VersionError
 from schemas.messages import FacilityCard, Message
 from schemas.names import ShelfName
 from schemas.transit import durable
+
+__all__ = ["REASONS", "Refused", "make_room", "put", "reason_of", "refuse", "sealed", "sealed_again"]
 
 log = logging.getLogger("central_store")
 
@@ -35,24 +38,9 @@ REASONS: dict[str, str] = {
     "throttled": "Too many wrong passwords: wait, then try again.",
     "too-slow": "The search took longer than this store allows: narrow it.",
     "too-large": "The answer would be larger than one answer may be: ask in smaller pieces.",
+    "sql-refused": "This SQL may not run, or cannot: the explanation says which part and why.",
     "store-trouble": "The store could not answer; nothing is wrong with the request.",
 }
-
-
-class Refused(FormatError):
-    """A refusal with a reason finer than its error class.
-
-    Args:
-        reason: a key of `REASONS`.
-        message: one sentence, without patient data.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[Refused], tuple[str, str]]:
-        return type(self), (self.reason, str(self))
 
 
 _BY_CLASS: tuple[tuple[type[SyncError], str], ...] = (

@@ -1,7 +1,7 @@
 """Open a request, decide whether it may be answered, and answer it.
 
 Order: opened for our key; signed by the facility whose shelf it lay on, speaking for that facility, named
-by its own id; for search and fetch the password, before anything else is looked at; then only rows of
+by its own id; for search, SQL and fetch the password, before anything else is looked at; then only rows of
 facilities the asker may see exist at all.
 
 Guarantees: a wrong password, an unknown user and a user of another facility get the same refusal, and after
@@ -18,14 +18,22 @@ import logging
 import os
 from datetime import datetime
 
-from central_store import access, fetch, grants, inbox, peers, replies, search
+from central_store import access, fetch, grants, inbox, peers, replies, search, sql
 from central_store.accounts import Doorman
 from central_store.catalog import Catalog
 from central_store.replies import Refused
 from central_store.settings import Store
 from schemas import container, envelope, messages, ustar
 from schemas.errors import FormatError
-from schemas.messages import FacilityCard, FetchRequest, HeldRequest, Message, SearchRequest, rfc3339
+from schemas.messages import (
+    FacilityCard,
+    FetchRequest,
+    HeldRequest,
+    Message,
+    SearchRequest,
+    SqlRequest,
+    rfc3339,
+)
 from schemas.names import RequestId, ShelfName
 from schemas.peer_messages import StoresAnswer, StoresRequest
 
@@ -49,11 +57,11 @@ class Counter:
         self._catalog = catalog
         self._doorman = doorman
 
-    def answer(self, card: FacilityCard, name: ShelfName, now: datetime) -> fetch.Order | None:
+    def answer(self, card: FacilityCard, name: ShelfName, now: datetime) -> fetch.Order | sql.Question | None:
         """Answer one request on a facility's shelf.
 
         Returns:
-            None when the answer is on the shelf, or the order for a worker to send.
+            None when the answer is on the shelf, or what a worker has to send or to run.
 
         Raises:
             FormatError, SealError, AccessDenied, Damaged: refuse it.
@@ -71,7 +79,7 @@ class Counter:
             )
             self._put(card, name, replies.sealed(self._store, card, answer))
             return None
-        if not isinstance(request, (SearchRequest, FetchRequest)):
+        if not isinstance(request, (SearchRequest, SqlRequest, FetchRequest)):
             raise FormatError("a container on the shelf of requests holds no request")
         self._doorman.check(card.facility, request.user, request.password, now.timestamp())
         owners = access.visible(card.facility, grants.given(self._store.layout))
@@ -83,6 +91,9 @@ class Counter:
                 card.facility, name.id, request.level, found.matches, found.returned,
             )  # fmt: skip
             return None
+        if isinstance(request, SqlRequest):
+            log.info("sql facility=%s request=%s characters=%d", card.facility, name.id, len(request.sql))
+            return sql.Question(card, RequestId(name.id), request.sql, owners, rfc3339(now))
         places = self._catalog.places(request.objects, owners)
         fetch.check_size(places)
         present = {place.object for place in places}

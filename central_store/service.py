@@ -32,6 +32,7 @@ from central_store.crew import Crashed, Crew, Worker
 from central_store.fetch import Order
 from central_store.replies import Refused
 from central_store.settings import Store
+from central_store.sql import Question
 from schemas import names
 from schemas.errors import AccessDenied, Damaged, FormatError, SealError, SyncError
 from schemas.messages import FacilityCard
@@ -92,6 +93,7 @@ class Service:
         self._layout = store.layout
         self._waiting: dict[FacilityName, deque[Batch]] = {}
         self._orders: deque[Order] = deque()
+        self._questions: dict[FacilityName, deque[Question]] = {}
         self._known: set[tuple[FacilityName, str]] = set()  # waiting or in work: a look passes them over
         self._crashes: dict[Batch, int] = {}
         self._stopping = False
@@ -129,6 +131,7 @@ class Service:
         """What was waiting or in work is found again on the shelves."""
         self._waiting.clear()
         self._orders.clear()
+        self._questions.clear()
         self._known.clear()
 
     def _pause(self) -> None:
@@ -176,7 +179,7 @@ class Service:
             self._begin(stack)
             self._look_at(facilities.enrolled(self._layout))
             self._sweep()
-            while self._waiting or self._orders or self._crew.busy() or self._packers.busy():
+            while self._waiting or self._orders or self._questions or self._busy():
                 self._turn([], None)
         return self.counts
 
@@ -194,6 +197,8 @@ class Service:
         stack.callback(self._crew.close)
         self._packers = Crew(self._layout.root, 1)
         stack.callback(self._packers.close)
+        self._askers = Crew(self._layout.root, self._store.settings.sql_workers)
+        stack.callback(self._askers.close)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -248,8 +253,11 @@ class Service:
             return
         if order is None:
             self._answered(card.facility, name.id)
+            return
+        self._known.add((card.facility, name.id))
+        if isinstance(order, Question):
+            self._questions.setdefault(card.facility, deque()).append(order)
         else:
-            self._known.add((card.facility, name.id))
             self._orders.append(order)
 
     def _answered(self, facility: FacilityName, request: str) -> None:
@@ -279,10 +287,14 @@ class Service:
 
     # -- working ---------------------------------------------------------------------------------
 
+    def _busy(self) -> list[Worker]:
+        crews = (self._crew, self._packers, self._askers)
+        return [worker for crew in crews for worker in crew.busy()]
+
     def _turn(self, bells: list[Any], seconds: float | None) -> None:
         """Give out work, wait for something to happen, take in what is finished."""
         self._give_out()
-        pipes = {worker.pipe: worker for crew in (self._crew, self._packers) for worker in crew.busy()}
+        pipes = {worker.pipe: worker for worker in self._busy()}
         ready = wait([*bells, *pipes], None if seconds is None else max(0.0, seconds))
         finished = [pipes[pipe] for pipe in ready if pipe in pipes]
         rung = any(bell in ready for bell in bells)
@@ -296,6 +308,8 @@ class Service:
         while self._orders and (worker := self._packers.idle()):
             order = self._orders.popleft()
             worker.begin(order, "send", order)
+        while (worker := self._askers.idle()) and (question := self._next_question()):
+            worker.begin(question, "sql", question)
         while self._waiting and (worker := self._crew.idle()):
             facility = next(iter(self._waiting))
             queue = self._waiting.pop(facility)
@@ -308,8 +322,22 @@ class Service:
                 continue
             worker.begin((card, batch), "verify", card, batch.batch)
 
+    def _next_question(self) -> Question | None:
+        """Of each facility in turn, one at a time: slow statements of one do not hold up the others."""
+        running = {worker.job.card.facility for worker in self._askers.busy()}
+        facility = next((name for name in self._questions if name not in running), None)
+        if facility is None:
+            return None
+        queue = self._questions.pop(facility)
+        question = queue.popleft()
+        if queue:
+            self._questions[facility] = queue  # to the end of the line
+        return question
+
     def _finished(self, worker: Worker) -> None:
-        if isinstance(worker.job, Order):
+        if isinstance(worker.job, Question):
+            self._asked(worker, worker.job)
+        elif isinstance(worker.job, Order):
             self._sent(worker, worker.job)
         else:
             self._verified(worker, *worker.job)
@@ -325,6 +353,17 @@ class Service:
             trouble = Damaged(replies.REASONS["store-trouble"])
             self._refuse(order.card, f"{order.request}.request", order.request, "request", trouble)
         self._known.discard((facility, order.request))
+
+    def _asked(self, worker: Worker, question: Question) -> None:
+        facility = question.card.facility
+        try:
+            rows = worker.end()
+            log.info("sql answered facility=%s request=%s rows=%d", facility, question.request, rows)
+            self._answered(facility, question.request)
+        except (SyncError, Crashed) as error:
+            trouble = error if isinstance(error, SyncError) else Damaged(str(error))
+            self._refuse(question.card, f"{question.request}.request", question.request, "request", trouble)
+        self._known.discard((facility, question.request))
 
     def _verified(self, worker: Worker, card: FacilityCard, batch: Batch) -> None:
         name = f"{batch.batch}.batch"

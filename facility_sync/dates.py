@@ -3,7 +3,7 @@
     2024-03-05  20240305  2024/03/05   a day
     2024-03  202403  2024-03-*         a month
     2024  2024*                        a year
-    today  yesterday  30d              relative; 30d means the last thirty days
+    today  yesterday  30d              relative; 30d means thirty days, today the last of them
     D1..D2  D1..  ..D2                 from the first day of D1 to the last day of D2
 
 Leaves to others: the clock (`today` is an argument).
@@ -58,7 +58,7 @@ def _span(text: str, today: date) -> tuple[date, date]:
     if word == "yesterday":
         return today - timedelta(1), today - timedelta(1)
     if days := _DAYS.fullmatch(word):
-        return today - timedelta(int(days[1])), today
+        return _days_before(today, int(days[1]) - 1), today
     match = _DATE.fullmatch(word.rstrip("*").rstrip("-/"))
     if not match or (word.endswith("*") and match["day"]):
         raise _wrong("this is not a date")
@@ -70,6 +70,23 @@ def _span(text: str, today: date) -> tuple[date, date]:
     except ValueError as error:
         raise _wrong("there is no such day") from error
     return first, last
+
+
+def since(text: str, *, today: date) -> date:
+    """The first day of what a date begins: of `30d`, thirty days with today; raises `FormatError`."""
+    first, _ = parse(text, today=today)
+    if first is None or ".." in text:
+        raise _wrong("this must name a first day")
+    return first
+
+
+def _days_before(today: date, count: int) -> date:
+    if count < 0:
+        raise _wrong("a number of days is at least 1")
+    try:
+        return today - timedelta(count)
+    except OverflowError as error:
+        raise _wrong("there is no such day") from error
 
 
 def _wrong(message: str) -> FormatError:

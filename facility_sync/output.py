@@ -184,6 +184,10 @@ class Meter:
             self._stream.write(text + "\n")
         self._stream.flush()
 
+    def total(self, what: str) -> int:
+        """The total of `what` so far."""
+        return self._totals.get(what, 0)
+
     def close(self) -> None:
         """Take the live line away."""
         if self._shown:

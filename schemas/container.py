@@ -42,10 +42,12 @@ MESSAGE_FILES: dict[type[messages.Message], str] = {
     messages.Notice: "notice.json",
     messages.HeldRequest: "request.json",
     messages.SearchRequest: "request.json",
+    messages.SqlRequest: "request.json",
     messages.FetchRequest: "request.json",
     peer_messages.StoresRequest: "request.json",
     messages.HeldAnswer: "answer.json",
     messages.SearchAnswer: "answer.json",
+    messages.SqlAnswer: "answer.json",
     messages.FetchAnswer: "answer.json",
     peer_messages.StoresAnswer: "answer.json",
 }
@@ -85,7 +87,7 @@ def table_digest(message: messages.Message) -> str:
     """SHA-256 of the table a message speaks of, or an empty text: its own field, or a batch's id."""
     if isinstance(message, messages.Statement):
         return message.batch
-    return message.table if isinstance(message, messages.SearchAnswer) else ""
+    return message.table if isinstance(message, messages.SearchAnswer | messages.SqlAnswer) else ""
 
 
 def object_name(name: ObjectId, encoding: str) -> str:

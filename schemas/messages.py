@@ -25,6 +25,8 @@ MAX_BYTES = 16 * 1024 * 1024
 """Largest message in bytes; checked before it is parsed."""
 MAX_ITEMS = 100_000
 """Most items in a list or mapping."""
+MAX_SQL = 20_000
+"""Most characters of one statement of SQL."""
 _MAX_PARTS = 1_000_000
 _MAX_NESTED = 100_000
 """Most commas and most brackets in one message: sixteen megabytes of `[],` would be half a gigabyte."""
@@ -299,7 +301,11 @@ class HeldAnswer(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest(Message):
-    """A person asks for rows. Conditions: column to accepted values; any value of each column fits."""
+    """A person asks for rows.
+
+    Conditions: column to accepted values; any value of each column fits. Order: columns of the answer, each
+    perhaps with `:desc`; the newest study first where it leaves anything open.
+    """
 
     TYPE: ClassVar[str] = "search-request"
     id: names.RequestId = _is(names.request_id)
@@ -311,6 +317,7 @@ class SearchRequest(Message):
     count_only: bool = _is(_flag)
     limit: int = _is(_count)
     offset: int = _is(_count, default=0)
+    order: tuple[str, ...] = _is(_list(_text(80), 8), default=())
     created: str = _is(_moment)
 
 
@@ -326,6 +333,34 @@ class SearchAnswer(Message):
     bytes: int = _is(_count)
     returned: int = _is(_count)
     table: str = _is(_optional(_digest))
+    answered: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlRequest(Message):
+    """A person asks for rows with one SELECT over the views of `schemas.views`.
+
+    Patients are tokens in it: the terminal put them there.
+    """
+
+    TYPE: ClassVar[str] = "sql-request"
+    id: names.RequestId = _is(names.request_id)
+    facility: names.FacilityName = _is(names.facility_name)
+    user: names.UserName = _is(names.user_name)
+    password: str = _is(_text(1024), repr=False)
+    sql: str = _is(_text(MAX_SQL))
+    created: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlAnswer(Message):
+    """The store answers SQL: how many rows, and the digest of the table beside it, whose types are SQL's."""
+
+    TYPE: ClassVar[str] = "sql-answer"
+    store: names.FacilityName = _is(names.facility_name)
+    request: names.RequestId = _is(names.request_id)
+    returned: int = _is(_count)
+    table: str = _is(_digest)
     answered: str = _is(_moment)
 
 

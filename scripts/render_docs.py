@@ -20,14 +20,15 @@ from pydicom.datadict import dictionary_description, dictionary_has_tag, diction
 from central_store.check import CODES
 from central_store.replies import REASONS as STORE_REASONS
 from central_store.settings import Settings as StoreSettings
+from central_store.sql_rules import FUNCTIONS, TABLE_FUNCTIONS
 from facility_sync import reasons, restore, settings
 from facility_sync.identity import decide, profile, protect
 from facility_sync.identity.dictionary import HEADERS
-from schemas import columns, extract, messages
+from schemas import columns, extract, messages, views
 from schemas.errors import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["schemas/FORMAT.md", "docs/terminals.md", "docs/stores.md", "docs/security.md"]
+PAGES = ["schemas/FORMAT.md", "docs/terminals.md", "docs/sql.md", "docs/stores.md", "docs/security.md"]
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -56,6 +57,19 @@ def column_table() -> str:
         for c in columns.COLUMNS
     ]
     return table(["column", "type", "DICOM keyword", "of", "meaning"], rows)
+
+
+def view_table() -> str:
+    parts = []
+    for name, found in views.VIEWS.items():
+        rows = [[f"`{c.name}`", c.type.lower(), c.meaning] for c in found]
+        parts.append(f"`{name}`:\n\n" + table(["column", "type", "meaning"], rows))
+    return "\n\n".join(parts)
+
+
+def sql_functions() -> str:
+    named = sorted(name for name in FUNCTIONS | TABLE_FUNCTIONS if name.isidentifier())
+    return ", ".join(f"`{name}`" for name in named)
 
 
 def reason_table(source: dict[str, tuple[str, str]]) -> str:
@@ -142,6 +156,8 @@ def profile_attributes() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "messages": message_table,
     "columns": column_table,
+    "views": view_table,
+    "sql-functions": sql_functions,
     "dictionary": dictionary,
     "exit-codes": lambda: table(["status", "name", "meaning"], [[str(c), n, t] for c, n, t in EXIT_CODES]),
     "reasons": lambda: reason_table(reasons.CAPTURE | reasons.ROUND),

@@ -16,7 +16,12 @@ FILES = [
 ]
 
 ONLY: dict[str, tuple[str, ...]] = {
-    "duckdb": ("central_store/catalog.py", "central_store/lookups.py", "central_store/plain_reader.py"),
+    "duckdb": (
+        "central_store/catalog.py",
+        "central_store/lookups.py",
+        "central_store/plain_reader.py",
+        "central_store/sql_",
+    ),
     "schedule": ("facility_sync/daemon.py",),
     "click": ("facility_sync/cli/", "central_store/cli/"),
     "paramiko": ("schemas/transit/", "central_store/sftp_"),

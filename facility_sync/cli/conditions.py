@@ -17,7 +17,9 @@ _SPECIAL = (
     click.option("--patient-id", default="", help="Patient ID as the facility writes it."),
     click.option("--issuer", default="", help="Issuer of the patient ID; narrows --patient-id."),
     click.option(
-        "--patient-name", default="", help="FAMILY^GIVEN, in any of its writings; with --birth-date."
+        "--patient-name",
+        default="",
+        help="FAMILY^GIVEN, in any of its writings, with --birth-date; or a pattern like YAM*.",
     ),
     click.option("--birth-date", default="", help="Birth date, with --patient-name."),
     click.option("--accession", default="", help="Accession number."),
@@ -28,6 +30,11 @@ _SPECIAL = (
         metavar="D|D1..D2",
         help="Study date: 2024-03-05, 2024-03, 2024, 202403*, 2024-01-01..2024-03-31, 2024-06.., today.",
     ),
+)
+
+
+_SINCE = click.option(
+    "--since", default="", metavar="30d|DATE", help="Study date from then on; 30d: thirty days, with today."
 )
 
 
@@ -50,7 +57,7 @@ def condition_options(command: _F) -> _F:
         )
         for column in plain_columns()
     ]
-    for option in reversed([*_SPECIAL, *made]):
+    for option in reversed([*_SPECIAL, _SINCE, *made]):
         command = option(command)
     return command
 
@@ -71,6 +78,7 @@ def question(values: dict[str, Any]) -> Question:
         birth_date=values["birth_date"],
         accession=values["accession"],
         date=values["day"],
+        since=values["since"],
         columns=plain,
     )
 

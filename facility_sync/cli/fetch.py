@@ -45,13 +45,13 @@ def fetch(
     """  # noqa: D301
     import time
 
-    from facility_sync import ask, exchange, fetching, restore
+    from facility_sync import ask, exchange, fetching, restore, speed
     from facility_sync.identity import domain_files
     from facility_sync.workers import Workers
 
     keyring = domain_files.load(home.domains)
-    wanted = ask.conditions(question(values), keyring, today())
-    if not wanted:
+    asked = question(values)
+    if not ask.conditions(asked, keyring, today()) and not asked.patient_name:
         raise SettingsError(
             "no condition was given", hint="Name what to fetch; `fsync fetch --help` shows how."
         )
@@ -61,12 +61,15 @@ def fetch(
     meter = output.Meter(quiet=quiet or as_json)
     try:
         with Workers(home.settings.workers) as workers, exchange.connect(home) as desk:
+            wanted = ask.resolved(desk, home.settings.facility, account, asked, keyring, today())
+            began = time.monotonic()
             run = fetching.Fetch(home, desk, account, keyring, workers, meter, protected=protected)
             for number, answer in enumerate(ask.all_rows(desk, home.settings.facility, account, wanted)):
                 if number == 0 and not as_json:
                     found = f"{output.images(answer.instances)}, {output.size(answer.bytes)}"
                     click.echo(f"{found} to bring to {to}", err=True)
                 run.run(answer.rows, to.absolute())
+            speed.remember(home.root, meter.total("received"), time.monotonic() - began)
     finally:
         meter.close()
     done = run.done

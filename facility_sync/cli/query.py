@@ -1,34 +1,20 @@
-"""`fsync query`: conditions to a table of studies, series or instances."""
+"""`fsync query`: conditions, or SQL, to a table of studies, series or instances."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from facility_sync import output
 from facility_sync.cli.common import account_options, json_option, pass_home, password
 from facility_sync.cli.conditions import condition_options, question, today
+from facility_sync.cli.rows import Printing, headings, print_rows, remark, sql_rows, write
 from facility_sync.home import Home
 
-_PATIENT = {"study_date": "date", "patient_name": "patient name", "patient_id": "patient ID"}
-HEADINGS: dict[str, dict[str, str]] = {
-    "study": _PATIENT | {
-        "birth_date": "born", "modality": "modality", "menu": "menu", "body_part": "body part",
-        "facility": "facility", "n_series": "series", "n_instances": "images", "study_uid": "study",
-    },
-    "series": _PATIENT | {
-        "modality": "modality", "series_number": "no.", "menu": "menu", "body_part": "body part",
-        "facility": "facility", "n_instances": "images", "series_uid": "series",
-    },
-    "instance": _PATIENT | {
-        "modality": "modality", "series_number": "series", "instance_number": "no.", "facility": "facility",
-        "dicom_bytes": "bytes", "conflict": "conflict", "sop_instance_uid": "instance",
-    },
-}  # fmt: skip
-"""What the table shows at each level: column to title."""
+if TYPE_CHECKING:
+    from facility_sync import ask
 
 
 @click.command()
@@ -39,8 +25,24 @@ HEADINGS: dict[str, dict[str, str]] = {
 )  # fmt: skip
 @click.option("--count", "count_only", is_flag=True, help="Only how many match.")
 @click.option(
+    "--estimate", is_flag=True, help="Only how much `fsync fetch` would bring, and how long it takes."
+)
+@click.option(
     "--limit", type=click.IntRange(1, 20_000), default=1000, show_default=True, help="Most rows returned."
 )
+@click.option(
+    "--offset", type=click.IntRange(0), default=0, help="Leave out so many rows first: the next page."
+)
+@click.option(
+    "--order", multiple=True, metavar="COLUMN[:desc]",
+    help="Sort by this column; default: newest study first. Commas, or again, for more columns.",
+)  # fmt: skip
+@click.option("--columns", "chosen", metavar="A,B,C", help="Show these columns, in this order.")
+@click.option("--sql", "statement", help="One SELECT instead of conditions; see docs/sql.md.")
+@click.option(
+    "--sql-file", type=click.File("r", encoding="utf-8"), help="The same from a file, or - for a pipe."
+)
+@click.option("--allow-text", is_flag=True, help="With SQL: texts that look like a person's name are none.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv", "parquet"]), default="table",
     help="What to print; parquet needs --output or a pipe.",
@@ -52,7 +54,7 @@ HEADINGS: dict[str, dict[str, str]] = {
 @json_option
 @pass_home
 def query(
-    home: Home, /, level: str, count_only: bool, limit: int, form: str, file: Path | None,
+    home: Home, /, statement: str | None, sql_file: Any, allow_text: bool, form: str, file: Path | None,
     user: str | None, password_file: Path | None, password_stdin: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Search the store; the password is checked there, the patient's data become tokens here.
@@ -60,82 +62,94 @@ def query(
     \b
     Examples:
       fsync query --patient-id 12345 --user kimura
-      fsync query --facility clinic-a --date 2024-03 --modality CT --menu "*thorax*"
+      fsync query --facility clinic-a --since 30d --modality CT,MR --menu "*thorax*" --order menu
       fsync query --patient-name "YAMADA^TAROU" --birth-date 1970-05-01 --level series
+      fsync query --patient-name "YAM*" --since 365d --columns study_date,patient_name,menu
       fsync query --date 2024 --format csv --output studies.csv
+      fsync query --sql "SELECT modality, count(*) FROM series GROUP BY 1"
     """  # noqa: D301
     from facility_sync import ask, exchange
     from facility_sync.identity import domain_files
 
     keyring = domain_files.load(home.domains)
-    wanted = ask.conditions(question(values), keyring, today())
-    name, secret = password(user, password_file, stdin=password_stdin)
-    with exchange.connect(home) as desk:
-        answer = ask.search(
-            desk,
-            home.settings.facility,
-            ask.Account(user=name, password=secret),
-            level=level,
-            wanted=wanted,
-            limit=limit,
-            count_only=count_only,
-        )
-    if count_only:
-        counts = {
-            "level": level,
-            "matches": answer.matches,
-            "instances": answer.instances,
-            "bytes": answer.bytes,
-        }
-        click.echo(output.to_json(counts) if as_json or form == "json" else str(answer.matches))
+    shown = Printing("json" if as_json else form, file)
+    if statement is not None and sql_file is not None:
+        raise click.UsageError("--sql and --sql-file exclude each other")
+    sql = sql_file.read() if sql_file is not None else statement
+    if sql is not None:
+        refuse_conditions()
+        from facility_sync.identity.sql_words import translate
+
+        translated = translate(sql, keyring, today(), allow_text=allow_text)  # before a password is asked for
+        account = asked_account(user, password_file, stdin=password_stdin)
+        with exchange.connect(home) as desk:
+            table = ask.sql(desk, home.settings.facility, account, translated, sql)
+        sql_rows(table, ask.Reader(keyring), shown)
         return
-    reader = ask.Reader(keyring)
-    rows = [reader.readable(row) for row in answer.rows]
-    _print(rows, "json" if as_json else form, level, file)
-    _remark(answer, rows, level)
+    ask.conditions(question(values), keyring, today())
+    account = asked_account(user, password_file, stdin=password_stdin)
+    with exchange.connect(home) as desk:
+        search(home, desk, account, keyring, values, shown)
 
 
-def _print(rows: list[dict[str, Any]], form: str, level: str, file: Path | None) -> None:
-    if form == "table":
-        data = (output.table(rows, HEADINGS[level]) + "\n" if rows else "").encode()
-    elif form == "json":
-        data = (output.to_json(rows) + "\n").encode()
-    elif form == "csv":
-        data = output.to_csv(rows, list(rows[0]) if rows else list(HEADINGS[level])).encode("utf-8")
+def asked_account(user: str | None, file: Path | None, *, stdin: bool) -> ask.Account:
+    """Who asks, from the options or a person."""
+    from facility_sync.ask import Account
+
+    name, secret = password(user, file, stdin=stdin)
+    return Account(user=name, password=secret)
+
+
+def refuse_conditions() -> None:
+    """SQL says it all: raise `UsageError` for any other option about what to find."""
+    allowed = set("statement sql_file allow_text form file user password_file password_stdin as_json".split())
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in allowed:
+            raise click.UsageError(f"{parameter.opts[0]} has no meaning beside SQL: say it in the statement")
+
+
+def search(
+    home: Home, desk: Any, account: ask.Account, keyring: Any, values: dict[str, Any], shown: Printing
+) -> None:
+    """Ask with the conditions of these options, and print the answer."""
+    from facility_sync import ask, speed
+
+    level, facility = values["level"], home.settings.facility
+    titles = headings(level, values["chosen"])
+    few = values["count_only"] or values["estimate"]
+    answer = ask.search(
+        desk, facility, account,
+        level=level,
+        wanted=ask.resolved(desk, facility, account, question(values), keyring, today()),
+        limit=values["limit"],
+        offset=values["offset"],
+        order=[part.strip() for item in values["order"] for part in item.split(",") if part.strip()],
+        count_only=few,
+    )  # fmt: skip
+    counts: dict[str, Any] = {
+        "level": level, "matches": answer.matches, "instances": answer.instances, "bytes": answer.bytes,
+    }  # fmt: skip
+    if values["estimate"]:
+        rate = speed.measured(home.root)
+        seconds = None if rate is None else answer.bytes / rate
+        text = f"{output.images(answer.instances)}, {output.size(answer.bytes)}, {minutes(seconds)}"
+        write(output.to_json(counts | {"seconds": seconds}) if shown.form == "json" else text, shown)
+    elif few:
+        write(output.to_json(counts) if shown.form == "json" else str(answer.matches), shown)
     else:
-        data = _parquet(rows)
-    if file is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-    else:
-        file.write_bytes(data)
+        reader = ask.Reader(keyring)
+        rows = [reader.readable(row) for row in answer.rows]
+        print_rows(rows, titles, shown, all_columns=values["chosen"] is None)
+        remark(answer, rows, level, values["offset"])
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
-    found: bytes = sink.getvalue().to_pybytes()
-    return found
-
-
-_THINGS = {"study": ("study", "studies"), "series": ("series", "series"), "instance": ("image", "images")}
-
-
-def _remark(answer: Any, rows: list[dict[str, Any]], level: str) -> None:
-    """What a person should know beside the table; on standard error, so that programs are not disturbed."""
-    from facility_sync.ask import UNREADABLE
-
-    things = _THINGS[level][answer.matches != 1]
-    text = f"{answer.matches:,} {things}, {output.images(answer.instances)}, {output.size(answer.bytes)}."
-    if len(rows) < answer.matches:
-        text += f" Shown: the first {len(rows):,} (--limit)."
-    click.echo(text, err=True)
-    sealed = sum(row.get("patient_name") == UNREADABLE for row in rows)
-    if sealed:
-        click.echo(
-            f"{sealed:,} rows are of a domain this terminal cannot read: `fsync domain import` takes one in.",
-            err=True,
-        )
+def minutes(seconds: float | None) -> str:
+    """How long a fetch takes, for people."""
+    if seconds is None:
+        return "time unknown: no fetch was measured yet"
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} seconds"
+    return f"about {round(seconds / 60):,} minutes"

@@ -283,3 +283,27 @@ def test_an_answer_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
     single = fetch_of(place, (next(iter(made.objects)),))
     place.ask(place.a, single)
     assert place.work().answered == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("column", ["menu", "study_date", "object_bytes", "modality", "facility"])
+def test_rows_come_in_the_order_asked_for(filled: Place, level: str, column: str) -> None:
+    """By any column of the answer, both ways, in pages; nothing is lost, and what is missing comes last."""
+    if column == "object_bytes" and level == "instance":
+        column = "instance_number"
+    _, usual = find(filled, level, {}, owners=(A, B))
+    for way in ("", ":desc"):
+        _, rows = find(filled, level, {}, owners=(A, B), order=[column + way])
+        assert sorted(map(repr, rows)) == sorted(map(repr, usual))
+        there = [r[column] for r in rows if r[column] is not None]
+        assert there == sorted(there, reverse=bool(way))
+        assert [r[column] for r in rows][len(there) :] == [None] * (len(rows) - len(there))
+        pages = [find(filled, level, {}, owners=(A, B), order=[column + way], limit=2, offset=n)[1]
+                 for n in range(0, len(rows), 2)]  # fmt: skip
+        assert [r for page in pages for r in page] == rows
+
+
+@pytest.mark.parametrize("order", ["nix", "menu:up", "patient_id_tokens", 'menu" DESC --', "", ":desc"])
+def test_what_is_no_order_is_refused(filled: Place, order: str) -> None:
+    with pytest.raises(FormatError):
+        find(filled, "study", {}, order=[order])

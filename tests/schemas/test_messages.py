@@ -45,12 +45,17 @@ SAMPLES: dict[type[messages.Message], dict[str, object]] = {
     },
     messages.SearchRequest: {
         "id": R, "facility": "clinic-a", "user": "kimura", "password": "pässwörd", "level": "study",
-        "conditions": {"modality": ["CT"]}, "count_only": False, "limit": 10, "offset": 0, "created": T,
+        "conditions": {"modality": ["CT"]}, "count_only": False, "limit": 10, "offset": 0,
+        "order": ["menu:desc"], "created": T,
     },
     messages.SearchAnswer: {
         "store": "central", "request": R, "matches": 1, "instances": 2, "bytes": 3, "returned": 1, "table": H,
         "answered": T,
     },
+    messages.SqlRequest: {
+        "id": R, "facility": "clinic-a", "user": "kimura", "password": "x", "sql": "SELECT 'ä'", "created": T,
+    },
+    messages.SqlAnswer: {"store": "central", "request": R, "returned": 1, "table": H, "answered": T},
     messages.FetchRequest: {
         "id": R, "facility": "clinic-a", "user": "kimura", "password": "x", "objects": [H], "created": T,
     },
