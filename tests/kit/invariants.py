@@ -10,6 +10,7 @@ readers is not repeated here.
 from __future__ import annotations
 
 import hashlib
+import io
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,13 +21,24 @@ from central_store.catalog import Catalog
 from central_store.settings import Store
 from facility_sync.home import Home
 from facility_sync.ledger import Ledger
-from schemas import container, keys, messages
+from schemas import container, envelope, keys, messages, ustar
 from schemas.errors import SyncError
 from schemas.names import PART_SUFFIX, BatchId
 
 FIVE = ("manifest.parquet", "receipt.json", "receipt.json.sig", "statement.json", "statement.json.sig")
 Open = Callable[[bytes], messages.Message]
 """Opens a reply of the store as its facility does, and checks its signature."""
+
+
+def opener(home: Home) -> Open:
+    """How the facility of this home opens a reply of its store."""
+
+    def opened(sealed: bytes) -> messages.Message:
+        plain = envelope.open_bytes(sealed, [home.age_identity], limit=1 << 20)
+        tar = ustar.Reader(io.BytesIO(plain), limit=1 << 20)
+        return container.read_head(tar, lambda _: home.store.signing_key).signed.message
+
+    return opened
 
 
 def promises(store: Store, signers: Mapping[str, str], openers: Mapping[str, Open]) -> list[str]:
@@ -146,6 +158,12 @@ def _catalog(store: Store) -> Iterator[str]:
         yield f"the catalog has {len(extra)} batches too many, {len(missing)} too few, or other counts"
     if doubles:
         yield f"{doubles} files are twice in the catalog"
+
+
+def instances(store: Store) -> int:
+    """Files the catalog knows: each once; needs the catalog for itself."""
+    with Catalog(store.layout, store.settings, rebuild=False) as catalog:
+        return int(catalog.row("SELECT count(*) FROM instances WHERE NOT duplicate", {})[0])
 
 
 def terminal(home: Home, sources: list[Path], store: Store, listed: set[str]) -> list[str]:

@@ -49,7 +49,7 @@ class Process:
     def wait(self) -> int:
         """Its exit status, negative for a signal."""
         if self.status is None:
-            self.status = self._nursery.ask(wait=self.pid)
+            _, self.status = self._nursery.ask(wait=self.pid)
         return int(self.status)  # type: ignore[arg-type]
 
 
@@ -86,6 +86,11 @@ class Nursery:
         pid = self.ask(words=[*map(str, words)], log=str(log), kill_at=kill_at, below=str(below))
         return Process(self, int(pid))
 
+    def ended(self) -> tuple[int, int]:
+        """Wait for whichever command ends next: its process id and its exit status."""
+        pid, status = self.ask(wait=-1)
+        return int(pid), int(status)
+
 
 def _main() -> None:
     from central_store import crew
@@ -97,8 +102,8 @@ def _main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:
-            _, status = os.waitpid(order["wait"], 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
+            pid, status = os.waitpid(order["wait"], 0)
+            print(json.dumps([pid, os.waitstatus_to_exitcode(status)]), flush=True)
             continue
         pid = os.fork()
         if pid:

@@ -6,7 +6,6 @@ process group, or the main process alone. The SFTP server lives on: its deaths a
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import signal
@@ -18,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from central_store.settings import Store, open_store
+from central_store.settings import open_store
 from facility_sync import intake
 from facility_sync.home import Home
 from facility_sync.ledger import Ledger
-from schemas import container, envelope, keys, messages, ustar
+from schemas import keys
 from tests.kit import images, invariants
 from tests.kit.killing import Nursery, Process
 from tests.kit.servers import embedded_server
@@ -102,20 +101,12 @@ class Ward:
     usual = 1.0
     """Seconds a round takes that nobody kills."""
 
-    def opener(self) -> invariants.Open:
-        def opened(sealed: bytes) -> messages.Message:
-            plain = envelope.open_bytes(sealed, [self.home.age_identity], limit=1 << 20)
-            tar = ustar.Reader(io.BytesIO(plain), limit=1 << 20)
-            return container.read_head(tar, lambda _: self.home.store.signing_key).signed.message
-
-        return opened
-
     def hold(self) -> None:
         """Everything stopped with SIGKILL: the promises; then everything goes on: nothing is missing."""
         if self.serving is not None:
             self.stop(signal.SIGKILL)
         facility = self.home.settings.facility
-        signers, openers = {facility: self.home.card().ssh_key}, {facility: self.opener()}
+        signers, openers = {facility: self.home.card().ssh_key}, {facility: invariants.opener(self.home)}
         assert invariants.promises(self.store, signers, openers) == []
         assert invariants.terminal(self.home, [self.source], self.store, self._listed()) == []
         self.serve()
@@ -124,7 +115,7 @@ class Ward:
         assert self.stop(signal.SIGTERM) == 0, self.log.read_text()[-3000:]
         assert invariants.at_rest(self.store, signers, openers) == []
         assert invariants.terminal(self.home, [self.source], self.store, set()) == []
-        assert self._instances() == self.images
+        assert invariants.instances(self.store) == self.images
         self._limit = time.monotonic() + 60
 
     _limit = float("inf")
@@ -136,17 +127,6 @@ class Ward:
         finally:
             ledger.close()
         return {line.path for line in report.waiting + report.refused}
-
-    def _instances(self) -> int:
-        return count(self.store)
-
-
-def count(store: Store) -> int:
-    """Files in answers: each once."""
-    from central_store.catalog import Catalog
-
-    with Catalog(store.layout, store.settings, rebuild=False) as catalog:
-        return int(catalog.row("SELECT count(*) FROM instances WHERE NOT duplicate", {})[0])
 
 
 @contextmanager
