@@ -20,6 +20,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store import batches, lookups, packs
+from central_store import batches, lookups, packs, publish
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
 from central_store.layout import Layout
@@ -74,6 +75,7 @@ class Catalog:
         self._settings = settings
         self._rebuild = rebuild
         self._seal = seal
+        self._publishing: threading.Thread | None = None
         self.failed = False
         """Whether a batch could not be followed: open it again and follow the journal."""
 
@@ -99,6 +101,7 @@ class Catalog:
 
     def __exit__(self, *_: object) -> None:
         """Close it."""
+        self._end_publishing()
         self._lookups.close()
         self._connection.close()
 
@@ -151,10 +154,10 @@ class Catalog:
             self._lookups.tidy()
 
     def _again(self, kind: str) -> list[int]:
-        """Numbers of all objects that have a key of the batch just loaded; none if they are only its own."""
+        """Numbers of all objects that have a key of the batch just loaded; none if each has its own."""
         values = self._column(f'SELECT "{kind}" FROM fresh')  # noqa: S608  # a name of ours
         found = self._lookups.find(kind, values)
-        return found if len(found) > len(values) else []
+        return found if len(found) > len(set(values)) else []
 
     def _column(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
         return [value for (value,) in self._connection.execute(sql, parameters).fetchall()]
@@ -224,8 +227,35 @@ class Catalog:
         with _translated():
             self._lookups.tidy(settle=True)
 
+    def publish(self, now: datetime, *, wait: bool = False) -> None:
+        """Begin to publish the catalog for readers beside other work; nothing if that is going on already.
+
+        Args:
+            now: the time that stands in it, in UTC.
+            wait: until it is done.
+        """
+        if self._publishing is None or not self._publishing.is_alive():
+            cursor = self._connection.cursor()
+            self._publishing = threading.Thread(target=self._publish, args=(cursor, now), name="publish")
+            self._publishing.start()
+        if wait:
+            self._publishing.join()
+
+    def _publish(self, cursor: duckdb.DuckDBPyConnection, now: datetime) -> None:
+        try:
+            with cursor, _translated():
+                publish.publish(cursor, self._layout, now)
+        except (OSError, Damaged) as error:
+            log.error("the catalog was not published: %s", getattr(error, "strerror", None) or error)
+
+    def _end_publishing(self) -> None:
+        if self._publishing is not None:
+            self._publishing.join()
+            self._publishing = None
+
     def rebuild(self) -> int:
         """Drop everything and follow every committed batch; returns their number."""
+        self._end_publishing()
         self._connection.close()
         drop(self._layout)
         self._connection = self._open()

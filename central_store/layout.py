@@ -11,6 +11,7 @@
     manifests/<facility>/<batch-id>/       publishing this folder is the commit      immutable
     catalog/catalog.duckdb  *.run          derived: tables, and look-ups beside them
     views/<facility>.duckdb .state .lock   rows for SQL from outside (`central_store.sql_rows`): derived
+    catalog/published.duckdb  *.parquet    the same for readers (`central_store.publish`)
     shelves/<facility>/in, out             what that facility reaches
     quarantine/<facility>/                 what was refused, with the reason
     quarantine/_packs/                     damaged packs, with the reason; never removed by a program
@@ -143,6 +144,11 @@ class Layout:
     def view_state(self, facility: FacilityName) -> Path:
         """What those rows were made of."""
         return self.views / f"{facility}.state"
+
+    @property
+    def published(self) -> Path:
+        """The catalog for readers (`central_store.publish`)."""
+        return self.catalog.with_name("published.duckdb")
 
     @property
     def shelves(self) -> Path:

@@ -148,6 +148,7 @@ class Service:
                 self._served = True
                 ready()
             next_look = next_sweep = self._clock.monotonic()
+            next_publication = next_look + self._store.settings.publish_seconds
             while not self._stopping:
                 now = self._clock.monotonic()
                 rung = bell.facilities()
@@ -159,6 +160,9 @@ class Service:
                 if now >= next_sweep:
                     self._sweep()
                     next_sweep = now + SWEEP_SECONDS
+                if now >= next_publication:
+                    self._catalog.publish(self._clock.now())
+                    next_publication = now + self._store.settings.publish_seconds
                 self._turn([bell], next_look - now)
                 if self._catalog.failed and now > self._began + CATALOG_SECONDS:
                     raise OSError(errno.EIO, "the catalog does not follow")
@@ -168,8 +172,11 @@ class Service:
         if bell is not None:
             bell.close()
 
-    def one_pass(self) -> Counts:
+    def one_pass(self, *, publish: bool = False) -> Counts:
         """Do what lies on the shelves now, and return.
+
+        Args:
+            publish: and publish the catalog for readers.
 
         Raises:
             Busy: another process serves this store.
@@ -181,6 +188,8 @@ class Service:
             self._sweep()
             while self._waiting or self._orders or self._questions or self._busy():
                 self._turn([], None)
+            if publish:
+                self._catalog.publish(self._clock.now(), wait=True)
         return self.counts
 
     def _begin(self, stack: ExitStack) -> None:

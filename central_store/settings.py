@@ -44,6 +44,10 @@ class Settings:
     workers: int = _key("Processes that open and verify batches.", 1, 64, default=2)
     catalog_memory_mb: int = _key("Memory in MB the catalog may use for one statement.", 32, default=256)
     catalog_threads: int = _key("Threads the catalog may use for one statement.", 1, 256, default=2)
+    publish_seconds: int = _key(
+        "The catalog for auditors is at most about this old while the service runs, in seconds.",
+        1, 86_400, default=60,
+    )  # fmt: skip
     search_seconds: int = _key("A search that takes longer is refused, in seconds.", 1, 3600, default=30)
     sql_seconds: int = _key("A statement of SQL that runs longer is ended, in seconds.", 1, 3600, default=10)
     sql_memory_mb: int = _key("Memory in MB one statement of SQL may use.", 32, 65_536, default=256)

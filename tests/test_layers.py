@@ -21,6 +21,7 @@ ONLY: dict[str, tuple[str, ...]] = {
         "central_store/lookups.py",
         "central_store/plain_reader.py",
         "central_store/sql_",
+        "central_store/publish.py",
     ),
     "schedule": ("facility_sync/daemon.py",),
     "click": ("facility_sync/cli/", "central_store/cli/"),

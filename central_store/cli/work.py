@@ -64,7 +64,7 @@ def ingest(root: Root, as_json: bool) -> None:
 
     store = root.open()
     logs.log_to_stderr()
-    counts = Service(store, Clock(lambda: datetime.now(UTC), time.monotonic)).one_pass()
+    counts = Service(store, Clock(lambda: datetime.now(UTC), time.monotonic)).one_pass(publish=True)
     text = (
         f"{counts.stored:,} batches stored, {counts.answered:,} requests answered, {counts.refused:,} refused"
     )

@@ -1,0 +1,162 @@
+"""The catalog as others may read it: one database file, swapped in whole, with views that stay.
+
+    catalog/published.duckdb        mode 0444; the views of `VIEWS`, the tables they stand on, and `snapshot`
+    catalog/objects-*.parquet       the rows of objects, by the order they came; immutable
+
+Order of a publication: object rows that are new go into a further Parquet file; `TIER` files of about one
+size become one; the small tables are copied, and views over an explicit list of files are made, in a new
+database file; it takes the place of the old one by a rename.
+
+Guarantees: everything in one file is of one moment of the catalog. Who opened a file keeps it: it is not
+touched again, and a Parquet file that no view names any more stays for `GRACE`. Paths in views are absolute,
+so it opens from any folder. The catalog goes on meanwhile: reading happens beside it, in one transaction.
+
+Leaves to others: when (`central_store.service`). A rebuild of the catalog removes all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from central_store import query
+from central_store.catalog_tables import OWN, SHARED
+from central_store.layout import Layout
+from schemas import columns
+from schemas.transit import durable
+
+GRACE = 86_400.0
+"""Seconds that a file stays after the last view named it: no reader keeps a snapshot open for longer."""
+TIER = 8
+_ROWS = 1 << 16
+_COPIED: dict[str, str] = {
+    "parts": "FROM parts",
+    "batches": "SELECT *, batch_id IN (SELECT batch_id FROM damaged) AS damaged FROM batches",
+    "conflicts": "FROM conflicts",
+    "duplicates": "SELECT number FROM objects WHERE duplicate",
+}
+_OWN = ", ".join(f'"{column.name}"' for column in OWN)
+_OBJECTS = f"SELECT number, part, object_offset, {_OWN} FROM objects WHERE number BETWEEN $low AND $high"  # noqa: S608
+_INSTANCES = ", ".join(f'{"p" if c in SHARED else "o"}."{c.name}"' for c in columns.COLUMNS)
+
+VIEWS: dict[str, str] = {
+    "studies": query.rollup("study"),
+    "series": query.rollup("series"),
+    "instances": f"""SELECT {_INSTANCES}, p.batch_id, o.object_offset,
+    o.number IN (SELECT number FROM base.duplicates) AS duplicate,
+    (p.facility, o.sop_instance_uid) IN (SELECT (facility, sop_instance_uid) FROM base.conflicts) AS conflict
+FROM read_parquet({{files}}) o JOIN base.parts p ON p.part = o.part""",  # noqa: S608
+    "batches": "SELECT * FROM base.batches",
+    "receipts": """SELECT facility, sequence, batch_id, objects, bytes, stored
+FROM base.batches WHERE stored IS NOT NULL""",
+    "conflicts": "SELECT * FROM base.conflicts",
+}
+"""The views, by name; `{files}` is the list of Parquet files."""
+
+
+def publish(cursor: duckdb.DuckDBPyConnection, layout: Layout, now: datetime) -> None:
+    """Publish the catalog as it is.
+
+    Args:
+        cursor: one of the catalog's connection, used by nobody else.
+        layout: the store.
+        now: the time that stands in the snapshot, in UTC.
+
+    Raises:
+        OSError, duckdb.Error: what was published before stays.
+    """
+    cursor.execute("BEGIN")
+    try:
+        files = _files(cursor, layout)
+        part = layout.published.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        _database(cursor, part, files, now)
+    finally:
+        cursor.execute("ROLLBACK")
+    part.chmod(0o444)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    durable.rename(part, layout.published)
+    _retire(layout, files, now.timestamp())
+
+
+def _database(cursor: duckdb.DuckDBPyConnection, path: Path, files: Sequence[Path], now: datetime) -> None:
+    with duckdb.connect(str(path), config={"memory_limit": "128MB", "threads": 1}) as made:
+        made.execute("SET TimeZone = 'UTC'")
+        made.execute("CREATE SCHEMA base")
+        for name, sql in _COPIED.items():
+            made.register("incoming", cursor.sql(sql).to_arrow_reader(_ROWS))
+            made.execute(f"CREATE TABLE base.{name} AS FROM incoming")
+            made.unregister("incoming")
+        listed = "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in files) + "]"
+        for name, sql in VIEWS.items():
+            made.execute(f"CREATE VIEW {name} AS {sql.replace('{files}', listed)}")
+        made.execute(
+            """CREATE TABLE snapshot AS SELECT $1::TIMESTAMPTZ AS taken,
+            (SELECT count(*) FROM base.batches) AS batches,
+            (SELECT coalesce(sum(objects), 0)::BIGINT FROM base.batches) AS objects, $2::INTEGER AS files""",
+            [now.isoformat(), len(files)],
+        )
+
+
+def _files(cursor: duckdb.DuckDBPyConnection, layout: Layout) -> list[Path]:
+    """The Parquet files that hold all object rows, each row once; what is missing of them is written."""
+    (last,) = cursor.execute("SELECT coalesce(max(first + rows), 1) - 1 FROM spans").fetchall()[0]
+    spans, at = [], 1
+    for low, high in _chain(layout.catalog.parent):
+        spans.append((low, high))
+        at = high + 1
+    if at <= last or not spans:
+        spans.append((at, last))
+        while len(spans) >= TIER and _alike(spans[-TIER:]):
+            spans[-TIER:] = [(spans[-TIER][0], spans[-1][1])]
+    for low, high in spans:
+        path = _path(layout, low, high)
+        if not path.exists():
+            rows = cursor.sql(_OBJECTS, params={"low": low, "high": high}).to_arrow_reader(_ROWS)
+            durable.publish(path, lambda sink, rows=rows: _write(sink, rows))  # type: ignore[misc]
+    return [_path(layout, low, high) for low, high in spans]
+
+
+def _alike(spans: Sequence[tuple[int, int]]) -> bool:
+    sizes = [high - low + 1 for low, high in spans]
+    return max(sizes) <= TIER * max(1, min(sizes))
+
+
+def _write(sink: object, rows: pa.RecordBatchReader) -> None:
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
+        for batch in rows:
+            writer.write_batch(batch)
+
+
+def _path(layout: Layout, low: int, high: int) -> Path:
+    return layout.catalog.parent.resolve() / f"objects-{low}-{high}.parquet"
+
+
+def _chain(folder: Path) -> Iterator[tuple[int, int]]:
+    """The files that are there, the longest first, as far as they follow each other from the beginning."""
+    found: dict[int, int] = {}
+    for path in folder.glob("objects-*.parquet"):
+        if match := re.fullmatch(r"objects-(\d+)-(\d+)\.parquet", path.name):
+            low, high = int(match[1]), int(match[2])
+            found[low] = max(high, found.get(low, high))
+    at = 1
+    while at in found and found[at] >= at:
+        yield at, found[at]
+        at = found[at] + 1
+
+
+def _retire(layout: Layout, files: Sequence[Path], now: float) -> None:
+    """Remove files that no view has named for `GRACE`; their time says since when."""
+    for path in files:
+        os.utime(path, (now, now))
+    for path in layout.catalog.parent.glob("objects-*.parquet"):
+        if path.resolve() not in files and path.stat().st_mtime < now - GRACE:
+            path.unlink()
