@@ -21,6 +21,7 @@ _COMMANDS = {
     "prune": ("keep", "Delete local files that are stored; a dry run unless told otherwise."),
     "daemon": ("sync", "The same round on a schedule, for machines without cron."),
     "query": ("query", "Search the store."),
+    "shell": ("shell", "Search again and again on one connection."),
     "fetch": ("fetch", "Bring matching images back, bit for bit."),
     "protect": ("single", "One file as a round would store it."),
     "restore": ("single", "One protected or sealed file back, byte for byte."),

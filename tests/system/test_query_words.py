@@ -126,3 +126,26 @@ def test_since_and_estimate(ask):
     assert (estimate["instances"], estimate["seconds"]) == (16, None)
     done = ask("query", "--estimate")
     assert re.fullmatch(r"16 images, [\d.]+ kB, time unknown: no fetch was measured yet\n", done.out)
+
+
+def test_the_shell_answers_line_after_line_on_one_connection(full_site):
+    terminal = full_site.terminals["clinic-a"]
+    before = (full_site.folder / "serve.log").read_text().count("logged in facility=clinic-a")
+    lines = [
+        "--modality MR --count", "SELECT count(*) AS n FROM studies WHERE patient('PID-00001');", "SELECT nix FROM studies",
+        "--nix", "--patient-name \"open", "--user someone", "help", "columns", "", "--level series --order modality --columns modality",
+        "--patient-id PID-00002 --count --json", "quit", "--count",
+    ]  # fmt: skip
+    done = terminal(
+        "shell", "--user", "kimura", "--password-file", full_site.password, stdin="\n".join(lines)
+    )
+    assert done.status == 0, done.err
+    out = done.out.split("\n")
+    assert out[0] == "4" and out[1:4] == ["n", "-", "2"]
+    assert "The words of `fsync query`" in done.out and "receipts: batch_id, facility" in done.out
+    assert done.out.count("\nCT") == done.out.count("\nMR") == 4
+    assert '"matches": 2' in done.out and out[-2].startswith("}")
+    assert "Here: nix" in done.err and "No such option" in done.err and "No closing quotation" in done.err
+    assert "--user has no place in the shell" in done.err
+    assert (full_site.folder / "serve.log").read_text().count("logged in facility=clinic-a") <= before + 1
+    assert not (terminal.home / "shell-history").exists()
