@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from facility_sync import exchange
+from facility_sync import exchange, receipts
 from facility_sync.home import Home
 from facility_sync.ledger import Ledger
 from facility_sync.marks import FileMark
@@ -54,6 +54,7 @@ class Courier:
         progress: told the bytes of each step, from the courier's thread.
         patience: how often and how long to try again.
         monotonic: seconds.
+        only: name of the store; empty: the first that is there.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Courier:
         progress: Callable[[int], None],
         patience: Patience,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        only: str = "",
     ) -> None:
-        self._home, self._progress = home, progress
+        self._home, self._progress, self._only = home, progress, only
         self._patience, self._monotonic = patience, monotonic
         self._session = ExitStack()
         self._desk: exchange.Desk | None = None
@@ -128,7 +131,7 @@ class Courier:
             self._no_road(job, error)
             return
         path = outbox_path(self._home, job.batch)
-        mark = FileMark(mark_path(self._home, job.batch))
+        mark = FileMark(mark_path(self._home, job.batch, desk.store.store))
         try:
             desk.send(
                 names.batch_id(job.batch), path, self._progress, mark, look=job.look or job.failures > 0
@@ -170,7 +173,7 @@ class Courier:
 
     def _call(self) -> exchange.Desk:
         if self._desk is None:
-            connection = exchange.connect(self._home, timeout=self._patience.timeout)
+            connection = exchange.connect(self._home, only=self._only, timeout=self._patience.timeout)
             self._desk = self._session.enter_context(connection)
             self._away = 0
         return self._desk
@@ -190,39 +193,59 @@ def outbox_path(home: Home, batch: str) -> Path:
     return home.outbox / f"{batch}.batch"
 
 
-def mark_path(home: Home, batch: str) -> Path:
-    """Where it is remembered how much of a batch has arrived."""
-    return home.outbox / f"{batch}.mark"
+def mark_path(home: Home, batch: str, store: str) -> Path:
+    """Where it is remembered how much of a batch has arrived at a store."""
+    return home.outbox / f"{batch}.{store}.mark"
 
 
 def take_news(home: Home, ledger: Ledger, desk: exchange.Desk) -> tuple[int, int]:
-    """Apply receipts, refusals and notices on the shelf; returns batches and objects newly stored.
+    """Apply receipts, replicas, refusals and notices on the shelf; returns batches and objects newly stored.
+
+    A verified replica is a trusted store's receipt like any other; one that is not verified changes nothing.
 
     Raises:
         SealError: a receipt does not agree with the ledger; it changes nothing.
     """
     batches = objects = 0
     for message in desk.news():
-        if isinstance(message, messages.Notice):
-            if message.facility == home.settings.facility:
-                ledger.mark_lost(message.batch, message.found)
-            continue
-        subject = message.batch if isinstance(message, messages.Receipt) else message.subject
-        entry = ledger.batch(subject)
-        if entry is None:
-            continue  # of a ledger that was lost: the receipt is kept, the files will be found held
         if isinstance(message, messages.Refusal):
-            ledger.mark_refused(subject, f"store:{message.reason}")
-        elif (message.facility, message.objects, message.bytes) != (
-            home.settings.facility,
-            entry.objects,
-            entry.bytes,
-        ):
-            raise SealError("a receipt does not agree with what was sent")
+            ledger.mark_refused(message.subject, f"store:{message.reason}")
+            _clear(home, message.subject)
+        elif isinstance(message, messages.Notice):
+            if message.facility == home.settings.facility:
+                _lose(home, ledger, message)
         else:
-            ledger.mark_stored(subject, message.stored)  # again, too: a batch that was lost may be back
+            receipt, verified = message if isinstance(message, exchange.Replica) else (message, True)
+            if not verified:
+                continue
+            entry = ledger.batch(receipt.batch)
+            if entry is None:
+                # Of a ledger that was lost: the receipt is kept, the files will be found held.
+                ledger.hold(receipt.batch, receipt.store)
+                continue
+            if (receipt.facility, receipt.objects, receipt.bytes) != (
+                home.settings.facility,
+                entry.objects,
+                entry.bytes,
+            ):
+                raise SealError("a receipt does not agree with what was sent")
+            ledger.hold(receipt.batch, receipt.store)
+            ledger.mark_stored(receipt.batch, receipt.stored)  # again, too: a lost batch may be back
             if entry.state != "stored":
                 batches, objects = batches + 1, objects + entry.objects
-        durable.remove(outbox_path(home, subject))
-        mark_path(home, subject).unlink(missing_ok=True)
+            _clear(home, receipt.batch)
     return batches, objects
+
+
+def _lose(home: Home, ledger: Ledger, notice: messages.Notice) -> None:
+    """A store lost a batch: its files wait again unless another trusted store holds it, and can repair it."""
+    ledger.drop(notice.batch, notice.store)
+    found = receipts.kept(home, notice.batch)
+    if found is None or not receipts.holders(found):
+        ledger.mark_lost(notice.batch, notice.found)
+
+
+def _clear(home: Home, batch: str) -> None:
+    durable.remove(outbox_path(home, batch))
+    for card in home.stores:
+        mark_path(home, batch, card.store).unlink(missing_ok=True)

@@ -2,10 +2,12 @@
 
 Guarantees:
     * every answer, receipt and refusal is opened with our key and its signature checked with the trusted
-      store's before anything is believed;
+      store's before anything is believed; a replica (another store's receipt) with that other store's;
     * a receipt or notice is on disk in `receipts/` (message and signature, `ssh-keygen -Y verify` checks
       them) before its file is removed from the shelf;
-    * an answer counts only for the request it names, a refusal only for what it names.
+    * an answer counts only for the request it names, a refusal only for what it names;
+    * of several trusted stores the first that is there is taken; one that refuses, or is not the one that
+      was trusted, is loud and never passed over.
 
 Leaves to others: what a receipt changes (`facility_sync.courier`), trying again (`facility_sync.patience`).
 """
@@ -16,33 +18,63 @@ import io
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
+from facility_sync import receipts
 from facility_sync.home import Home
 from facility_sync.patience import Patience, persist
 from schemas import container, envelope, messages, names, ustar
-from schemas.errors import AccessDenied, Damaged, FormatError, OutcomeUnknown, SealError, SyncError
-from schemas.transit import durable, sftp
+from schemas.errors import (
+    AccessDenied,
+    Damaged,
+    FormatError,
+    OutcomeUnknown,
+    SealError,
+    SyncError,
+    TransitError,
+)
+from schemas.transit import sftp
+from schemas.transit.dial import TurnedAway
+from schemas.transit.pump import Lost
 
 _M = TypeVar("_M", bound=messages.Message)
 
 SMALL = 64 * 1024 * 1024
 """Largest answer without objects, sealed, in bytes."""
+_REACH = 5.0  # seconds to wait for a store's first answer when there are others
 _FIRST_LOOK, _SLOWEST_LOOK = 0.004, 0.1  # seconds between looks for an answer: quick at first, then patient
 
 
-class Desk:
-    """One session with the store; use it from one thread."""
+class Replica(NamedTuple):
+    """Another store's receipt; `verified`: that store is trusted here, and it signed it."""
 
-    def __init__(self, home: Home, session: sftp.SftpSession) -> None:
+    receipt: messages.Receipt
+    verified: bool
+
+
+class Desk:
+    """One session with a store; use it from one thread.
+
+    Attributes:
+        store: the store's card.
+        away: stores that come before it and are not there, each with what was found.
+    """
+
+    def __init__(
+        self, home: Home, store: messages.StoreCard, session: sftp.SftpSession, away: dict[str, str]
+    ) -> None:
         self._home = home
         self._session = session
-        self._store = home.store
+        self.store, self.away = store, away
         self._in, self._out = session.shelf("in"), session.shelf("out")
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.close()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -87,7 +119,7 @@ class Desk:
     def ask(self, request: messages.Message, identifier: names.RequestId) -> None:
         """Sign, seal and send a request."""
         signed = container.sign(request, self._home.ssh_key)
-        sealed = envelope.seal_bytes(container.whole(signed), [self._store.age_recipient])
+        sealed = envelope.seal_bytes(container.whole(signed), [self.store.age_recipient])
         self._in.put(names.ShelfName(identifier, "request"), io.BytesIO(sealed), len(sealed))
 
     # -- receiving -------------------------------------------------------------------------------
@@ -142,8 +174,8 @@ class Desk:
             raise SealError("the store's answer is to another request")
         return head.signed.message, head.table
 
-    def news(self) -> Iterator[messages.Receipt | messages.Refusal | messages.Notice]:
-        """What the shelf says of batches, each verified; receipts and notices are kept first.
+    def news(self) -> Iterator[messages.Receipt | messages.Refusal | messages.Notice | Replica]:
+        """What the shelf says of batches, each verified; receipts, replicas and notices are kept first.
 
         A notice comes after a receipt of the same batch: the worse news counts.
 
@@ -151,19 +183,23 @@ class Desk:
         """
         doubtful: SyncError | None = None
         for name in sorted(self._out.names(), key=lambda name: name.kind == "notice"):
-            if name.kind not in ("receipt", "refusal", "notice") or len(name.id) != 64:
+            if name.kind not in ("receipt", "replica", "refusal", "notice") or len(name.id) == 32:
                 continue  # answers and refusals of requests belong to whoever asked
             sealed = io.BytesIO()
             if not self._out.try_get(name, sealed, SMALL):
                 continue
             try:
-                head = self._read(sealed.getvalue())
+                if name.kind == "replica":
+                    yield self._replica(name, sealed.getvalue())
+                    self._out.remove(name)
+                    continue
+                signed = self._read(sealed.getvalue()).signed
             except (FormatError, SealError) as error:
                 doubtful = error
                 continue
-            message = head.signed.message
+            message = signed.message
             if isinstance(message, messages.Receipt | messages.Notice) and message.batch == name.id:
-                self._keep(head.signed, message.batch)
+                receipts.keep(self._home, signed)
                 yield message
             elif isinstance(message, messages.Refusal) and message.subject == name.id:
                 yield message
@@ -191,52 +227,81 @@ class Desk:
 
     def signer(self, message: messages.Message) -> str:
         """Whose signature a message must bear: the trusted store's, and it must speak as that store."""
-        if getattr(message, "store", None) != self._store.store:
+        if getattr(message, "store", None) != self.store.store:
             raise SealError("this was said by another store than the one trusted here")
-        return self._store.signing_key
+        return self.store.signing_key
 
-    def _keep(self, signed: container.Signed, batch: names.BatchId) -> None:
-        folder = self._home.receipts
-        name = f"{batch}.{signed.message.TYPE}.json"
-        # The signature first: whoever finds a receipt, after a kill too, finds its signature.
-        durable.publish(folder / f"{name}.sig", signed.armor.encode(), replace=True)
-        durable.publish(folder / name, signed.data, replace=True)
-        if isinstance(signed.message, messages.Receipt):  # what was lost is back
-            durable.remove(folder / f"{batch}.notice.json")
-            durable.remove(folder / f"{batch}.notice.json.sig")
+    def _replica(self, name: names.ShelfName, sealed: bytes) -> Replica:
+        """Another store's receipt, kept; that of a store unknown here is kept too, and not believed."""
+        plain = envelope.open_bytes(sealed, [self._home.age_identity], limit=SMALL)
+        signed = container.read_unverified(ustar.Reader(io.BytesIO(plain), limit=SMALL))
+        message = signed.message
+        if not isinstance(message, messages.Receipt) or (
+            (message.batch, message.store) != names.replica_of(name.id)
+            or message.facility != self._home.settings.facility
+        ):
+            raise FormatError("a message on the shelf is not what its name says")
+        return Replica(message, receipts.keep_replica(self._home, signed))
 
 
 _REFUSED = {"access-denied": "Check the user name and password; accounts are made with `fstore account add`."}
 
 
 @contextmanager
-def connect(home: Home, *, timeout: float = 30, patience: Patience | None = None) -> Iterator[Desk]:
-    """A session with the trusted store.
+def connect(
+    home: Home, *, only: str = "", timeout: float = 30, patience: Patience | None = None
+) -> Iterator[Desk]:
+    """A session with the first trusted store that is there.
 
     Args:
         home: the terminal's home.
+        only: name of the one store to try; empty: all of them in order.
         timeout: seconds without an answer after which the connection counts as lost.
-        patience: how long to try again when the store is there and has no room; None: not at all.
+        patience: how long to try again when a store is there and has no room; None: not at all.
 
     Raises:
-        HostKeyError: the server is not the one that was trusted.
-        AccessDenied: the store does not know this terminal's key.
+        HostKeyError: a server is not the one that was trusted.
+        AccessDenied: a store does not know this terminal's key.
         TransitError: no connection.
     """
-    host, port = home.address
+    cards = home.chosen(only)
+    with closing(
+        call(home, cards, timeout=timeout)
+        if patience is None
+        else persist(lambda: call(home, cards, timeout=timeout), lambda: None, patience)
+    ) as desk:
+        yield desk
 
-    def call() -> sftp.SftpSession:
-        return sftp.connect(
-            host=host,
-            port=port,
-            user=home.settings.store_user or home.settings.facility,
-            key=home.ssh_key,
-            host_key=home.store.host_key,
-            timeout=timeout,
-        )
 
-    with call() if patience is None else persist(call, lambda: None, patience) as session:
-        yield Desk(home, session)
+def call(home: Home, cards: Sequence[messages.StoreCard], *, timeout: float = 30) -> Desk:
+    """A session with the first of these stores that is there; raises as `connect` does."""
+    away: dict[str, SyncError] = {}
+    for card in cards:
+        try:
+            session = sftp.connect(
+                host=card.host,
+                port=card.port,
+                user=home.settings.store_user or home.settings.facility,
+                key=home.ssh_key,
+                host_key=card.host_key,
+                timeout=timeout,
+                reach=min(timeout, _REACH) if len(home.stores) > 1 else None,
+            )
+        except TransitError as error:
+            away[card.store] = error
+        else:
+            return Desk(home, card, session, {name: str(error) for name, error in away.items()})
+    raise nobody(away)
+
+
+def nobody(away: Mapping[str, SyncError]) -> SyncError:
+    """The error that says that no store is there: the one store's own, or one that names them all."""
+    first, *more = away.values()
+    if not more:
+        return first
+    text = "none of the trusted stores is there: " + "; ".join(f"{name}: {away[name]}" for name in away)
+    kinds = {type(error) for error in away.values()}
+    return (TurnedAway if kinds & {TurnedAway, Lost} else TransitError)(text)
 
 
 def new_request() -> tuple[names.RequestId, str]:

@@ -43,6 +43,15 @@ class Fetched:
     bytes: int = 0
     failed: list[Outcome] = field(default_factory=list)
 
+    def begin_again(self) -> None:
+        """The same fetch at another store: what was restored is in place there, and counts once."""
+        self.matched, self.in_place = 0, -self.restored
+        self.failed.clear()
+
+    def end(self) -> None:
+        """A second store may not have what the first gave: nothing is in place less than not at all."""
+        self.in_place = max(0, self.in_place)
+
     def to_json(self) -> dict[str, Any]:
         """For programs."""
         return {
@@ -164,7 +173,7 @@ class Fetch:
                 seconds=PATIENCE,
                 progress=lambda count: self.progress.step("received", count),
             )
-        work = (path, identifier, self.home.store, self.home.age_identity, piece, self.keyring)
+        work = (path, identifier, self.desk.store, self.home.age_identity, piece, self.keyring)
         unpacking.append(self.workers.submit(restore.unpack, *work))
 
     def _count(self, outcomes: list[Outcome]) -> None:

@@ -2,15 +2,19 @@
 
     settings.toml         what a person may change
     FACILITY.card         this terminal's public card
-    store.card            the store it trusts
+    stores/NAME.card      the stores it trusts and where to dial them; the settings have their order
     keys/ssh  keys/age    login and signing; receiving            mode 0600, looser is refused
     domains/              who may read identities                 mode 0600
     ledger.sqlite3        what was seen, packed, sent, stored     an index: can be rebuilt by a round
     outbox/               sealed batches on their way
     receipts/             every receipt, verifiable with `ssh-keygen -Y verify`
+    replicas/NAME/        the receipts further stores gave for the same batches
     pruned.jsonl          every local file that was deleted because it is stored
     releases.log          who released which kind of device, and who took it back
     staging/              work of one round; wiped when a round begins
+
+A home of the first version has one `store.card` beside these; it is read as the only store until
+`fsync trust` or `fsync store` rewrites the list. A card is published before the settings that name it.
 
 Guarantees: a secret is created with mode 0600 and never read with a looser one; one round at a time.
 """
@@ -20,7 +24,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from facility_sync import settings as settings_file
 from facility_sync.secret_files import read_secret
 from facility_sync.settings import Settings
-from schemas import keys, messages
+from schemas import keys, messages, names
 from schemas.errors import Busy, FormatError, SettingsError
 from schemas.transit import durable
 
@@ -58,7 +62,8 @@ class Home:
     def save(self, settings: Settings) -> None:
         """Replace the settings file as a whole."""
         durable.publish(self.settings_path, settings_file.render(settings).encode(), mode=0o600, replace=True)
-        self.__dict__.pop("settings", None)
+        for name in ("settings", "stores"):
+            self.__dict__.pop(name, None)
 
     @property
     def settings_path(self) -> Path:
@@ -81,6 +86,11 @@ class Home:
         return self.root / "receipts"
 
     @property
+    def replicas(self) -> Path:
+        """Receipts of further stores, a folder for each."""
+        return self.root / "replicas"
+
+    @property
     def staging(self) -> Path:
         """Scratch space of the running round."""
         return self.root / "staging"
@@ -101,20 +111,38 @@ class Home:
         return keys.age_identity(read_secret(self.root / "keys" / "age").decode("ascii", "replace").strip())
 
     @cached_property
-    def store(self) -> messages.StoreCard:
-        """The trusted store's card; raises `SettingsError` when none is trusted."""
+    def stores(self) -> tuple[messages.StoreCard, ...]:
+        """The cards of the trusted stores in the order they are tried; the first has the settings' address.
+
+        Raises:
+            SettingsError: none is trusted, or a card is gone.
+        """
+        settings = self.settings
+        paths = [self._store_card(name) for name in settings.stores] or [self.root / "store.card"]
         try:
-            data = (self.root / "store.card").read_bytes()
+            first, *rest = (messages.StoreCard.from_bytes(path.read_bytes().rstrip(b"\n")) for path in paths)
         except FileNotFoundError as error:
             raise SettingsError(
-                "this terminal trusts no store yet", hint="Get the store's card and run `fsync trust CARD`."
+                "a trusted store's card is gone" if settings.stores else "this terminal trusts no store yet",
+                hint="Get the store's card and run `fsync trust CARD`.",
             ) from error
-        return messages.StoreCard.from_bytes(data.rstrip(b"\n"))
+        host, port = settings.store_host or first.host, settings.store_port or first.port
+        return replace(first, host=host, port=port), *rest
 
     @property
-    def address(self) -> tuple[str, int]:
-        """Host and port to dial."""
-        return self.settings.store_host or self.store.host, self.settings.store_port or self.store.port
+    def store(self) -> messages.StoreCard:
+        """The first trusted store's card; raises `SettingsError` when none is trusted."""
+        return self.stores[0]
+
+    def chosen(self, only: str = "") -> tuple[messages.StoreCard, ...]:
+        """The stores to try: all, or the one named; raises `SettingsError` if that is not trusted."""
+        found = tuple(card for card in self.stores if only in ("", card.store))
+        if not found:
+            raise SettingsError("this terminal trusts no store of that name", hint="See `fsync store list`.")
+        return found
+
+    def _store_card(self, name: str) -> Path:
+        return self.root / "stores" / f"{names.facility_name(name)}.card"
 
     def card(self) -> messages.FacilityCard:
         """This terminal's public card."""
@@ -147,18 +175,56 @@ class Home:
         durable.publish(path, self.card().to_bytes() + b"\n", replace=True)
         return path
 
-    def trust(self, card: bytes) -> messages.StoreCard:
-        """Pin a store; raises `SettingsError` if this is not a store's card."""
+    def trust(self, card: bytes, host: str = "", port: int = 0) -> messages.StoreCard:
+        """Pin a store behind those that are trusted, or take a known one's new card; returns it as kept.
+
+        Args:
+            card: the store's card.
+            host: address to dial instead of the card's.
+            port: port to dial instead of the card's.
+
+        Raises:
+            SettingsError: this is not a store's card, or it is a known store's under another name.
+        """
         try:
-            parsed = messages.StoreCard.from_bytes(card.rstrip(b"\n"))
+            given = messages.StoreCard.from_bytes(card.rstrip(b"\n"))
         except FormatError as error:
             raise SettingsError(
                 "this is not a store's card",
                 hint="Get the file again: `fstore card > store.card` at the store.",
             ) from error
-        durable.publish(self.root / "store.card", parsed.to_bytes() + b"\n", replace=True)
-        self.__dict__.pop("store", None)
-        return parsed
+        given = replace(given, host=host or given.host, port=port or given.port)
+        known = self.stores if self.settings.stores or (self.root / "store.card").exists() else ()
+        for other in known:
+            if other.store != given.store and other.signing_key == given.signing_key:
+                raise SettingsError(
+                    f"this is the key of {other.store}", hint=f"`fsync store forget {other.store}` first."
+                )
+        new = () if given.store in {item.store for item in known} else (given,)
+        self._keep_stores((*(given if item.store == given.store else item for item in known), *new))
+        return given
+
+    def put_first(self, name: str) -> None:
+        """Try this store before the others; raises `SettingsError` if it is not trusted."""
+        (first,) = self.chosen(name)
+        self._keep_stores((first, *(card for card in self.stores if card.store != name)))
+
+    def forget(self, name: str) -> None:
+        """Trust a store no longer; raises `SettingsError` if it is not trusted, or the only one."""
+        self.chosen(name)
+        rest = tuple(card for card in self.stores if card.store != name)
+        if not rest:
+            raise SettingsError("it is the only store of this terminal", hint="Trust another one first.")
+        self._keep_stores(rest)
+        durable.remove(self._store_card(name))
+
+    def _keep_stores(self, cards: tuple[messages.StoreCard, ...]) -> None:
+        durable.make_dirs(self.root / "stores")
+        for card in cards:
+            durable.publish(self._store_card(card.store), card.to_bytes() + b"\n", replace=True)
+        order = tuple(card.store for card in cards)
+        self.save(replace(self.settings, stores=order, store_host="", store_port=0))
+        durable.remove(self.root / "store.card")
 
     @contextmanager
     def only_round(self) -> Iterator[None]:

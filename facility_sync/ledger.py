@@ -2,9 +2,9 @@
 
 Guarantees: every transition is one transaction that is on disk when the call returns; a batch moves
 `ready -> sent -> stored | refused` and only a verified receipt (the caller's promise) makes it
-`stored`. A file's state follows from its batch, so no crash can leave the two in disagreement; only a
-store's notice that it lost a batch takes a file out of it (`lost`), until it is taken again or the batch
-is back.
+`stored`. A file's state follows from its batch, so no crash can leave the two in disagreement; only the
+notice of the last store that held a batch takes a file out of it (`lost`), until it is taken again or the
+batch is back.
 
 It is an index: deleting it costs one round in which every file is read again and found held.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,15 +24,17 @@ from schemas.errors import VersionError
 from schemas.messages import Statement
 from schemas.names import BatchId
 
-VERSION = 2
+VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE batches (
     batch TEXT PRIMARY KEY, sequence INTEGER NOT NULL UNIQUE, previous TEXT NOT NULL,
     objects INTEGER NOT NULL, bytes INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('ready', 'sent', 'stored', 'refused')),
-    reason TEXT NOT NULL DEFAULT '', created TEXT NOT NULL, stored TEXT NOT NULL DEFAULT ''
+    reason TEXT NOT NULL DEFAULT '', created TEXT NOT NULL, stored TEXT NOT NULL DEFAULT '',
+    sealed_for TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
+CREATE TABLE holders (batch TEXT NOT NULL, store TEXT NOT NULL, PRIMARY KEY (batch, store)) WITHOUT ROWID;
 CREATE TABLE files (
     source TEXT NOT NULL, folder TEXT NOT NULL, name TEXT NOT NULL,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -52,7 +54,9 @@ CREATE TABLE heads (sequence INTEGER PRIMARY KEY, batch TEXT NOT NULL)
 _UPGRADES = {
     1: """ALTER TABLE files ADD COLUMN pruned TEXT NOT NULL DEFAULT '';
 ALTER TABLE files ADD COLUMN lost TEXT NOT NULL DEFAULT '';
-CREATE INDEX files_lost ON files (lost) WHERE lost <> ''"""
+CREATE INDEX files_lost ON files (lost) WHERE lost <> ''""",
+    2: """ALTER TABLE batches ADD COLUMN sealed_for TEXT NOT NULL DEFAULT '';
+CREATE TABLE holders (batch TEXT NOT NULL, store TEXT NOT NULL, PRIMARY KEY (batch, store)) WITHOUT ROWID""",
 }
 """From each earlier version to the next."""
 
@@ -241,15 +245,24 @@ class Ledger:
         ).fetchone()
         return row is not None
 
-    def record(self, entries: Iterable[Entry], statement: Statement | None = None) -> None:
-        """Write what was decided about files, and the batch that holds them, in one transaction."""
+    def record(
+        self, entries: Iterable[Entry], statement: Statement | None = None, sealed_for: Sequence[str] = ()
+    ) -> None:
+        """Write what was decided about files, and the batch that holds them, in one transaction.
+
+        Args:
+            entries: the files.
+            statement: of the batch.
+            sealed_for: age recipients of the batch as it lies in the outbox.
+        """
         with self._transaction():
             if statement is not None:
                 s = statement
                 self._db.execute(
-                    "INSERT INTO batches (batch, sequence, previous, objects, bytes, state, created) "
-                    "VALUES (?, ?, ?, ?, ?, 'ready', ?)",
-                    (s.batch, s.sequence, s.previous, s.objects, s.bytes, s.created),
+                    "INSERT INTO batches "
+                    "(batch, sequence, previous, objects, bytes, state, created, sealed_for) "
+                    "VALUES (?, ?, ?, ?, ?, 'ready', ?, ?)",
+                    (s.batch, s.sequence, s.previous, s.objects, s.bytes, s.created, " ".join(sealed_for)),
                 )
             self._db.executemany(
                 "INSERT OR REPLACE INTO files "
@@ -284,6 +297,52 @@ class Ledger:
     def mark_sent(self, batch: str) -> None:
         """The whole batch is on the store's shelf; says nothing about it being stored."""
         self._db.execute("UPDATE batches SET state = 'sent' WHERE batch = ? AND state = 'ready'", (batch,))
+
+    def sealed_for(self, batch: str) -> list[str]:
+        """Age recipients of a batch in the outbox; none if an earlier version sealed it."""
+        row = self._db.execute("SELECT sealed_for FROM batches WHERE batch = ?", (batch,)).fetchone()
+        return str(row[0]).split() if row else []
+
+    def mark_sealed(self, batch: str, sealed_for: Sequence[str]) -> None:
+        """The batch in the outbox is sealed for others now."""
+        self._db.execute("UPDATE batches SET sealed_for = ? WHERE batch = ?", (" ".join(sealed_for), batch))
+
+    def hold(self, batch: str, store: str) -> None:
+        """A verified receipt of this store names this batch, whatever else is known of it."""
+        self._db.execute("INSERT OR IGNORE INTO holders VALUES (?, ?)", (batch, store))
+
+    def drop(self, batch: str, store: str) -> None:
+        """This store holds this batch no longer."""
+        self._db.execute("DELETE FROM holders WHERE batch = ? AND store = ?", (batch, store))
+
+    def holders(self, batch: str) -> list[str]:
+        """The stores that gave a verified receipt for a batch, by name."""
+        rows = self._db.execute("SELECT store FROM holders WHERE batch = ? ORDER BY store", (batch,))
+        return [store for (store,) in rows]
+
+    def knows_holders(self) -> bool:
+        """Whether any store is known to hold anything: otherwise the receipts have not been read."""
+        return self._db.execute("SELECT 1 FROM holders LIMIT 1").fetchone() is not None
+
+    def copies(self, source: str, stores: Sequence[str]) -> dict[int, int]:
+        """Number of stored files of a source by the number of these stores that hold their batch."""
+        marks = ",".join("?" * len(stores))
+        return dict(
+            self._db.execute(
+                f"SELECT (SELECT count(*) FROM holders h WHERE h.batch = f.batch AND h.store IN ({marks})), "
+                f"count(*) FROM {_JOIN} WHERE source = ? AND {_STATE} = 'stored' GROUP BY 1 ORDER BY 1",
+                (*stores, _key(source)),
+            )
+        )
+
+    def not_held_by(self, store: str) -> Iterator[tuple[str, str]]:
+        """Batches, not refused, that this store gave no receipt for, each with the digest of a file in it."""
+        yield from self._db.execute(
+            "SELECT b.batch, min(f.digest) FROM batches b JOIN files f USING (batch) "
+            "WHERE b.state <> 'refused' AND f.digest <> '' AND f.lost = '' AND NOT EXISTS "
+            "(SELECT 1 FROM holders h WHERE h.batch = b.batch AND h.store = ?) GROUP BY 1 ORDER BY 1",
+            (store,),
+        )
 
     def mark_stored(self, batch: str, moment: str) -> None:
         """A verified receipt names this batch: it is stored, or it is back."""

@@ -73,6 +73,11 @@ def to_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=other)
 
 
+def to_json_line(value: object) -> str:
+    """One JSON document on one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def to_csv(rows: Sequence[Mapping[str, object]], headings: Sequence[str]) -> str:
     """RFC 4180 with a header line. A cell that a spreadsheet would take for a formula gets an apostrophe."""
     sink = io.StringIO()
@@ -112,6 +117,7 @@ def report_text(report: Report) -> str:
     )
     lines = [f"{name:<14}{count:>8,} {remark}".rstrip() for name, count, remark in counted]
     lines += not_stored_text(report.refused, report.waiting)
+    lines += [f"{name} is away: {why}. Used instead: {report.store}." for name, why in report.away.items()]
     if report.seconds:
         lines.append(f"{report.seconds:.1f} seconds")
     if report.trouble:

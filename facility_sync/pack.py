@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -165,7 +166,11 @@ def state(
 
 
 def seal_batch(
-    head: bytes, objects: Sequence[tuple[str, str, int, int]], spool: Path, outbox: Path, recipient: str
+    head: bytes,
+    objects: Sequence[tuple[str, str, int, int]],
+    spool: Path,
+    outbox: Path,
+    recipients: Sequence[str],
 ) -> None:
     """Write one sealed container to `outbox` and remove the spool.
 
@@ -174,16 +179,36 @@ def seal_batch(
         objects: object id, encoding, offset and length in the spool, in manifest order.
         spool: what `take_files` left.
         outbox: the final path; appears whole or not at all.
-        recipient: the store's age recipient.
+        recipients: age recipients of every store it may go to, and this terminal's own.
     """
     with spool.open("rb") as source:
         members = _members(head, objects, source)
 
         def write(sink: BinaryIO) -> None:
-            envelope.seal_pieces(members, sink, [recipient])
+            envelope.seal_pieces(members, sink, recipients)
 
         durable.publish(outbox, write, mode=0o600, replace=True)
     durable.remove(spool)
+
+
+def reseal(outbox: Path, identity: str, recipients: Sequence[str]) -> None:
+    """Seal a waiting batch for others; what is in it stays byte for byte.
+
+    The plaintext goes through a file without a name beside it, as long as this takes.
+
+    Raises:
+        SealError: it is not sealed for this terminal, or damaged; it stays as it is.
+    """
+    limit = container.MAX_CONTENT + ustar.BLOCK
+    with tempfile.TemporaryFile(dir=outbox.parent) as plain:
+        with outbox.open("rb", buffering=envelope.BUFFER) as source:
+            envelope.open_sealed(source, plain, [identity], limit=limit)
+        plain.seek(0)
+
+        def write(sink: BinaryIO) -> None:
+            envelope.seal(plain, sink, recipients)
+
+        durable.publish(outbox, write, mode=0o600, replace=True)
 
 
 def _members(head: bytes, objects: Sequence[tuple[str, str, int, int]], source: BinaryIO) -> Iterator[bytes]:

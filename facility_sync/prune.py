@@ -177,7 +177,7 @@ class _Run:
         stored = datetime.strptime(kept.receipt.stored, "%Y-%m-%dT%H:%M:%S%z")
         if self._rules.now - stored < self._rules.older_than:
             return "too-young"
-        if receipts.replicas(self._home, batch) < self._rules.replicas:
+        if len(receipts.holders(kept)) - 1 < self._rules.replicas:
             return "replicas"
         return ""
 

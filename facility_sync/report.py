@@ -26,6 +26,7 @@ class Line(NamedTuple):
 class Report:
     """What a round found and did; counts are files unless they say otherwise.
 
+    `store` is the one used (last), `away` are those that were tried and not there, each with what was found.
     Of what was `taken`, `protected` became protected DICOM; the rest was sealed whole.
     """
 
@@ -43,6 +44,8 @@ class Report:
     stored_batches: int = 0
     refused: list[Line] = field(default_factory=list)
     waiting: list[Line] = field(default_factory=list)
+    store: str = ""
+    away: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
     seconds: float = 0.0
 

@@ -11,6 +11,10 @@ Order, and what a stop at each point leaves:
     the batch lies on the store's shelf             it is put again: a no-op when it is there
     a verified receipt makes it stored              the receipt lies on the shelf, or comes again
 
+A batch is sealed for every trusted store and for this terminal, so that it can go to any of them as it is;
+only for a store that was trusted later it is sealed anew before it is sent. When a round goes on with another
+store (`facility_sync.road`), what has no receipt is put there.
+
 Guarantees: a round can be stopped anywhere and repeated; a second one at the same time leaves with
 `Busy`; the report names every file that is not stored, even when the store cannot be reached.
 
@@ -19,31 +23,31 @@ Leaves to others: when rounds happen (`facility_sync.daemon`), printing.
 
 from __future__ import annotations
 
-import random
 import secrets
 import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from facility_sync import exchange, intake, pack, plan
-from facility_sync.courier import Courier, mark_path, outbox_path, take_news
+from facility_sync import exchange, intake, pack, plan, receipts
+from facility_sync.courier import outbox_path, take_news
 from facility_sync.home import Home
 from facility_sync.identity.objects import PROTECTED
 from facility_sync.ledger import Entry, Ledger, LedgerFailure
-from facility_sync.patience import Patience, persist
 from facility_sync.reasons import TRANSIENT
 from facility_sync.report import Line, Report
+from facility_sync.road import Road
 from facility_sync.workers import Workers
-from schemas import container, messages
-from schemas.errors import OutcomeUnknown, SettingsError, SyncError, TransitError
+from schemas import container, keys, messages
+from schemas.errors import OutcomeUnknown, SealError, SettingsError, SyncError, TransitError
 from schemas.messages import Statement
+from schemas.names import PART_SUFFIX
 from schemas.transit import durable
 
 _AHEAD = 4  # batches sealed but not sent, beside those being worked on: bounds the disk a round needs
@@ -68,10 +72,11 @@ class _Sealing:
 
 @dataclass
 class Round:
-    """A round under way."""
+    """A round under way; `only` names the one store to use."""
 
     home: Home
     progress: Progress
+    only: str = ""
     report: Report = field(default_factory=Report)
 
     def run(self, *, retry_refused: bool = False) -> Report:
@@ -90,8 +95,10 @@ class Round:
                 with _translated():
                     if retry_refused:
                         self.ledger.forget_refused()
+                    if not self.ledger.knows_holders():
+                        receipts.index(self.home, self.ledger)
                     self._sweep()
-                    with Workers(self.home.settings.workers) as self._workers, self._road() as self.desk:
+                    with Workers(self.home.settings.workers) as self._workers, self._on_the_road():
                         self._work()
                 intake.list_batches(self.report, self.ledger)
             except SyncError as error:
@@ -103,30 +110,28 @@ class Round:
         return self.report
 
     @contextmanager
-    def _road(self) -> Iterator[exchange.Desk]:
-        self._patience = Patience(
-            seconds=self.home.settings.receipt_wait_seconds, jitter=random.SystemRandom().random
-        )
+    def _on_the_road(self) -> Iterator[None]:
+        self._recipients = [card.age_recipient for card in self.home.stores]
+        self._recipients.append(keys.recipient_of(self.home.age_identity))
+        self._sending: dict[Future[str], str] = {}
         self._unsent: list[SyncError] = []
-        with exchange.connect(self.home, patience=self._patience) as desk:
-            self.courier = Courier(self.home, lambda count: self.progress.step("sent", count), self._patience)
-            try:
-                yield desk
-            finally:
-                self.courier.close()
+        with closing(
+            Road(
+                self.home, self.only, lambda count: self.progress.step("sent", count), self.report,
+                self._put_again,
+            )
+        ) as self.road:  # fmt: skip
+            yield
 
     def _sweep(self) -> None:
         """Wipe what a killed round left; nothing of it is known to the ledger."""
         shutil.rmtree(self.home.staging, ignore_errors=True)
         self.staging = self.home.staging / secrets.token_hex(4)
         self.staging.mkdir(parents=True, mode=0o700)
-        wanted = {
-            path(self.home, entry.batch)
-            for entry in self.ledger.batches("ready", "sent")
-            for path in (outbox_path, mark_path)
-        }
+        wanted = {entry.batch for entry in self.ledger.batches("ready", "sent")}
         for path in self.home.outbox.iterdir():
-            if path not in wanted:
+            batch, _, kind = path.name.partition(".")
+            if batch not in wanted or kind.endswith(PART_SUFFIX):
                 durable.remove(path)
 
     def _work(self) -> None:
@@ -134,7 +139,6 @@ class Round:
         context = pack.context(self.home, datetime.now(UTC))
         self._taking: dict[Future[tuple[list[pack.Spooled], list[pack.Left]]], Path] = {}
         self._sealing: deque[_Sealing] = deque()
-        self._sending: dict[Future[str], str] = {}
         self._in_hand: dict[str, str] = {}  # keyed digest -> batch, of batches not yet in the ledger
         self._sequence, self._previous = self._chain_head()
         self._last_news = 0.0
@@ -172,11 +176,12 @@ class Round:
         while self._sealing and self._sealing[0].future.done():  # in order: the ledger never has a gap
             sealed = self._sealing.popleft()
             sealed.future.result()
-            self.ledger.record(sealed.entries, sealed.statement)
+            self.ledger.record(sealed.entries, sealed.statement, self._recipients)
             batch = sealed.statement.batch
-            self._sending[self.courier.send(batch, look=False)] = batch
+            self._sending[self.road.courier.send(batch, look=False)] = batch
         for sending in [future for future in self._sending if future in done]:
-            self._sent(sending, self._sending.pop(sending))
+            if (sent := self._sending.pop(sending, None)) is not None:  # None: the store changed meanwhile
+                self._sent(sending, sent)
         if time.monotonic() - self._last_news > _NEWS_EVERY:
             self._news()
 
@@ -188,18 +193,19 @@ class Round:
         try:
             sending.result()
         except SyncError as error:
-            if self.courier.broken is not None or len(self._unsent) >= _AHEAD:
+            if self.road.courier.broken is None and len(self._unsent) < _AHEAD:
+                self._unsent.append(error)
+            elif isinstance(error, TransitError):
+                self.road.move(error)
+            else:
                 raise
-            self._unsent.append(error)
             return
         self.ledger.mark_sent(batch)
         self.report.sent_batches += 1
         self.report.sent_bytes += outbox_path(self.home, batch).stat().st_size
 
     def _news(self) -> int:
-        batches, objects = persist(
-            lambda: take_news(self.home, self.ledger, self.desk), self.desk.call_again, self._patience
-        )
+        batches, objects = self.road.persist(lambda desk: take_news(self.home, self.ledger, desk))
         self.report.stored_batches += batches
         self.report.stored += objects
         self.progress.step("stored", objects)
@@ -257,7 +263,7 @@ class Round:
             [(item.row["object_sha256"], item.row["encoding"], item.offset, item.length) for item in fresh],
             spool,
             outbox_path(self.home, made.batch),
-            self.home.store.age_recipient,
+            self._recipients,
         )
         assert isinstance(signed.message, Statement)  # noqa: S101  # pack.state makes nothing else
         self._sealing.append(_Sealing(future, signed.message, entries))
@@ -293,10 +299,8 @@ class Round:
             created=created,
         )
         wait_seconds = max(5, self.home.settings.receipt_wait_seconds)
-        answer, _ = persist(
-            lambda: self.desk.converse(request, identifier, messages.HeldAnswer, seconds=wait_seconds),
-            self.desk.call_again,
-            self._patience,
+        answer, _ = self.road.persist(
+            lambda desk: desk.converse(request, identifier, messages.HeldAnswer, seconds=wait_seconds)
         )
         return answer
 
@@ -318,16 +322,38 @@ class Round:
     def _send_left_over(self) -> None:
         """Batches of earlier rounds: take receipts first, then put again whatever has none."""
         self._news()
+        self._put_again()
+
+    def _put_again(self) -> None:
+        """Every batch without a receipt to the store in use; all earlier tries count no more."""
+        self._sending.clear()
+        self._unsent.clear()
         for entry in self.ledger.batches("ready", "sent"):
-            if outbox_path(self.home, entry.batch).exists():
-                self._sending[self.courier.send(entry.batch)] = entry.batch
+            if outbox_path(self.home, entry.batch).exists() and self._is_for_this_store(entry.batch):
+                self._sending[self.road.courier.send(entry.batch)] = entry.batch
+
+    def _is_for_this_store(self, batch: str) -> bool:
+        """Whether the store in use can open a waiting batch; it is sealed anew if need be."""
+        sealed_for, store = self.ledger.sealed_for(batch), self.road.desk.store
+        if store.age_recipient in sealed_for or (not sealed_for and store == self.home.store):
+            return True  # an earlier version sealed for the only store there was, and did not say so
+        path = outbox_path(self.home, batch)
+        try:
+            self._workers.submit(pack.reseal, path, self.home.age_identity, self._recipients).result()
+        except SealError:
+            return False  # it waits for the store it is sealed for
+        self.ledger.mark_sealed(batch, self._recipients)
+        return True
 
     def _await_receipts(self) -> None:
         """Look for receipts until all came or none came for as long as the settings say."""
         patience = self.home.settings.receipt_wait_seconds
         last, pause = time.monotonic(), 0.01
-        while self.ledger.batches("sent"):
-            if self._news():
+        while self._sending or self.ledger.batches("sent"):
+            if self._sending:  # again: the store changed meanwhile
+                self._turn()
+                last = time.monotonic()
+            elif self._news():
                 last, pause = time.monotonic(), 0.01
             elif time.monotonic() - last > patience:
                 raise TransitError(

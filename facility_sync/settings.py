@@ -25,6 +25,8 @@ from schemas.errors import FormatError, SettingsError
 MIB = 1024 * 1024
 MAX_CONSORTIA = 8
 """With its own domain a row then has 27 person tokens at most, and a manifest takes 32."""
+MAX_STORES = 8
+"""Every waiting batch is sealed for all of them."""
 _DOMAIN_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -42,15 +44,22 @@ class Settings:
             "text": 'Names of files that are no images and are passed over, with wildcards: `["*.txt"]`.'
         },
     )
+    stores: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "text": "Names of the trusted stores in the order they are tried; `fsync trust` and "
+            "`fsync store` edit this."
+        },
+    )
     store_host: str = field(
         default="",
-        metadata={"text": "Address to dial instead of the one in the store's card; empty: the card's."},
+        metadata={"text": "Address of the first store instead of its card's; empty: the card's."},
     )
     store_port: int = field(
-        default=0, metadata={"text": "Port to dial instead of the card's; 0: the card's."}
+        default=0, metadata={"text": "Port of the first store instead of its card's; 0: the card's."}
     )
     store_user: str = field(
-        default="", metadata={"text": "Login name at the store's SFTP server; empty: the facility's name."}
+        default="", metadata={"text": "Login name at the stores' SFTP servers; empty: the facility's name."}
     )
     settle_seconds: int = field(
         default=5, metadata={"text": "A file is taken when it has not changed for this long, in seconds."}
@@ -126,6 +135,7 @@ class Settings:
         ):
             if not low <= getattr(self, key) <= high:
                 raise SettingsError(f"{key} must lie between {low} and {high}", hint=_HINT)
+        _check_stores(self.stores)
         if len(self.consortia) > MAX_CONSORTIA or len(set(self.consortia)) < len(self.consortia):
             raise SettingsError(f"consortia: at most {MAX_CONSORTIA}, each once", hint=_HINT)
         if not all(_DOMAIN_ID.fullmatch(item) for item in self.consortia):
@@ -146,6 +156,16 @@ class Settings:
 
 
 _HINT = "Edit settings.toml in the terminal's home."
+
+
+def _check_stores(stores: tuple[str, ...]) -> None:
+    if len(stores) > MAX_STORES or len(set(stores)) < len(stores):
+        raise SettingsError(f"stores: at most {MAX_STORES}, each once", hint=_HINT)
+    for store in stores:
+        try:
+            names.facility_name(store)
+        except FormatError as error:
+            raise SettingsError("stores: a store has a name like a facility's", hint=_HINT) from error
 
 
 def parse(text: str) -> Settings:
@@ -188,6 +208,7 @@ def _check_type(key: str, value: Any) -> None:
         "sources": _is_texts(value),
         "ignore": _is_texts(value),
         "consortia": _is_texts(value),
+        "stores": _is_texts(value),
         "seal_all": type(value) is bool,
         "seal_body_parts": _is_texts(value),
         "release": _is_releases(value),

@@ -126,17 +126,32 @@ def read_head(tar: ustar.Reader, signer: Callable[[messages.Message], str]) -> H
     if member.name == TABLE:
         table = tar.read_all(member, limit=MAX_TABLE)
         member = _next(tar)
+    said = _message(tar, member)
+    signed = verify(said.data, said.armor, signer(said.message))
+    message = said.message
+    digest = table_digest(message)
+    if (hashlib.sha256(table).hexdigest() if table is not None else "") != digest:
+        raise SealError("the table is not the one the message names")
+    return Head(signed, table)
+
+
+def read_unverified(tar: ustar.Reader) -> Signed:
+    """A message alone in its container, signed by somebody who may be unknown here; raises `FormatError`."""
+    signed = _message(tar, _next(tar))
+    if tar.next() is not None:
+        raise FormatError("there is more in a container than its message announces")
+    return signed
+
+
+def _message(tar: ustar.Reader, member: ustar.Member) -> Signed:
+    """A message and its signature, whether it fits or not."""
     data, stem = tar.read_all(member, limit=messages.MAX_BYTES), member.name
     member = _next(tar)
     armor = tar.read_all(member, limit=MAX_SIGNATURE).decode("ascii", "replace")
     message = messages.parse(data)
     if MESSAGE_FILES.get(type(message)) != stem or member.name != stem + ".sig":
         raise FormatError("the members of a container are not those its message calls for")
-    signed = verify(data, armor, signer(message))
-    digest = table_digest(message)
-    if (hashlib.sha256(table).hexdigest() if table is not None else "") != digest:
-        raise SealError("the table is not the one the message names")
-    return Head(signed, table)
+    return Signed(message, data, armor)
 
 
 def _next(tar: ustar.Reader) -> ustar.Member:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -22,6 +22,9 @@ from facility_sync.home import Home
 from facility_sync.secret_files import read_secret
 from schemas import messages
 from schemas.errors import EXIT_CODES, INTERRUPTED, SettingsError, SyncError
+
+if TYPE_CHECKING:  # imported when a command runs: `fsync --help` needs no connection
+    from facility_sync.failover import Source
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -38,6 +41,11 @@ def exit_codes_text() -> str:
     """The exit-code table for `--help`."""
     lines = [f"  {code:>3}  {name}: {text}" for code, name, text in EXIT_CODES]
     return "Exit status:\n\n\b\n" + "\n".join(lines)
+
+
+store_option = click.option(
+    "--store", "only", default="", metavar="NAME", help="Only this store; default: the first that is there."
+)
 
 
 def account_options(command: _F) -> _F:
@@ -73,6 +81,14 @@ def password(user: str | None, file: Path | None, *, stdin: bool) -> tuple[str, 
     if not sys.stdin.isatty():
         raise SettingsError("no password was given", hint="Use --password-file or --password-stdin.")
     return user, click.prompt("Password", hide_input=True, err=True)
+
+
+def say_source(home: Home, source: Source, *, as_json: bool) -> None:
+    """Which of several stores answered, on standard error: what is on standard output stays the answer."""
+    if len(home.stores) == 1:
+        return
+    for line in [output.to_json_line(source.to_json())] if as_json else source.remarks():
+        click.echo(line, err=True)
 
 
 def passphrase(file: Path | None, *, new: bool) -> str:

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from facility_sync import output
-from facility_sync.cli.common import account_options, json_option, pass_home, password
+from facility_sync.cli.common import (
+    account_options,
+    json_option,
+    pass_home,
+    password,
+    say_source,
+    store_option,
+)
 from facility_sync.cli.conditions import condition_options, question, today
 from facility_sync.home import Home
 from schemas.errors import NotExact, SettingsError
@@ -25,11 +32,12 @@ from schemas.errors import NotExact, SettingsError
     help="The protected DICOM files, without identity: for research, teaching, AI.",
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
+@store_option
 @account_options
 @json_option
 @pass_home
 def fetch(
-    home: Home, /, to: Path, protected: bool, quiet: bool,
+    home: Home, /, to: Path, protected: bool, quiet: bool, only: str,
     user: str | None, password_file: Path | None, password_stdin: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Bring matching images back, byte for byte what the facility read.
@@ -45,7 +53,7 @@ def fetch(
     """  # noqa: D301
     import time
 
-    from facility_sync import ask, exchange, fetching, restore, speed
+    from facility_sync import ask, exchange, failover, fetching, restore, speed
     from facility_sync.identity import domain_files
     from facility_sync.workers import Workers
 
@@ -59,27 +67,34 @@ def fetch(
     account = ask.Account(user=name, password=secret)
     fetching.sweep(home, now=time.time())
     meter = output.Meter(quiet=quiet or as_json)
+    done = fetching.Fetched()
+
+    def bring(desk: exchange.Desk) -> None:
+        done.begin_again()
+        wanted = ask.resolved(desk, home.settings.facility, account, asked, keyring, today())
+        began, before = time.monotonic(), meter.total("received")
+        run = fetching.Fetch(home, desk, account, keyring, workers, meter, protected=protected, done=done)
+        for number, answer in enumerate(ask.all_rows(desk, home.settings.facility, account, wanted)):
+            if number == 0 and not as_json:
+                found = f"{output.images(answer.instances)}, {output.size(answer.bytes)}"
+                click.echo(f"{found} to bring to {to}", err=True)
+            run.run(answer.rows, to.absolute())
+        done.end()
+        speed.remember(home.root, meter.total("received") - before, time.monotonic() - began)
+
     try:
-        with Workers(home.settings.workers) as workers, exchange.connect(home) as desk:
-            wanted = ask.resolved(desk, home.settings.facility, account, asked, keyring, today())
-            began = time.monotonic()
-            run = fetching.Fetch(home, desk, account, keyring, workers, meter, protected=protected)
-            for number, answer in enumerate(ask.all_rows(desk, home.settings.facility, account, wanted)):
-                if number == 0 and not as_json:
-                    found = f"{output.images(answer.instances)}, {output.size(answer.bytes)}"
-                    click.echo(f"{found} to bring to {to}", err=True)
-                run.run(answer.rows, to.absolute())
-            speed.remember(home.root, meter.total("received"), time.monotonic() - began)
+        with Workers(home.settings.workers) as workers:
+            _, source = failover.ask(home, only, bring)
     finally:
         meter.close()
-    done = run.done
     if as_json:
-        click.echo(output.to_json(done.to_json()))
+        click.echo(output.to_json(done.to_json() | source.to_json()))
     else:
         click.echo(
             f"{output.images(done.restored)} restored ({output.size(done.bytes)}), "
             f"{done.in_place:,} in place before, {len(done.failed):,} not restored"
         )
+        say_source(home, source, as_json=False)
         for reason in sorted({item.reason for item in done.failed}):
             count = sum(item.reason == reason for item in done.failed)
             click.echo(f"  {reason} ({count:,}): {restore.REASONS[reason]}")

@@ -15,7 +15,7 @@ from facility_sync.cli.common import json_option, pass_home
 from facility_sync.home import Home
 from facility_sync.reasons import PRUNE, explain
 from facility_sync.report import Report
-from schemas.errors import Incomplete, SealError
+from schemas.errors import Incomplete, SealError, SettingsError
 
 if TYPE_CHECKING:
     from facility_sync.ledger import Ledger
@@ -38,13 +38,14 @@ def status(home: Home, each: bool, as_json: bool) -> None:
     from facility_sync.intake import survey
     from facility_sync.ledger import Ledger
 
-    documents, complete = [], True
+    documents, complete, several = [], True, len(_trusted(home)) > 1
     with closing(Ledger(home.ledger_path)) as ledger:
         for source in home.settings.sources:
             picture = survey(replace(home.settings, sources=(source,)), ledger, only=source)
             complete = complete and picture.complete
             pruned = ledger.pruned(source)
-            document = _source_json(source, picture, pruned)
+            copies = _copies(home, ledger, source)
+            document = _source_json(source, picture, pruned) | {"replicas": copies}
             if as_json:
                 if each:
                     document["files"] = list(_files(home, ledger, source))
@@ -55,8 +56,12 @@ def status(home: Home, each: bool, as_json: bool) -> None:
                 f"{len(picture.refused):,} refused, {len(picture.waiting):,} waiting"
                 + (f"; {pruned:,} more stored and pruned" if pruned else "")
             )
+            if several and copies:
+                click.echo("  stored, " + "; ".join(f"{_replicas(n)}: {copies[n]:,}" for n in copies))
             if each:
                 for line in _files(home, ledger, source):
+                    if several and "replicas" in line:
+                        line["state"] = f"stored, {_replicas(line['replicas'])}"
                     click.echo("  " + "  ".join(output.plain(line[key]) for key in _COLUMNS).rstrip())
             else:
                 for text in output.not_stored_text(picture.refused, picture.waiting, most=1_000_000):
@@ -72,10 +77,35 @@ def status(home: Home, each: bool, as_json: bool) -> None:
 _COLUMNS = ("state", "path", "reason", "stored", "batch")
 
 
+def _trusted(home: Home) -> list[str]:
+    """Names of the trusted stores; none before the first `fsync trust`."""
+    try:
+        return [card.store for card in home.stores]
+    except SettingsError:
+        return []
+
+
+def _copies(home: Home, ledger: Ledger, source: str) -> dict[int, int]:
+    """Number of stored files by the number of trusted stores beyond the first that hold them."""
+    found: dict[int, int] = {}
+    for holders, files in ledger.copies(source, _trusted(home)).items():
+        found[max(0, holders - 1)] = found.get(max(0, holders - 1), 0) + files
+    return found
+
+
+def _replicas(count: int) -> str:
+    return "no replica" if count == 0 else "1 replica" if count == 1 else f"{count} replicas"
+
+
 def _files(home: Home, ledger: Ledger, source: str) -> Iterator[dict[str, Any]]:
     from facility_sync.inventory import files
 
-    return (file.to_json() for file in files(home.settings, ledger, source))
+    trusted = set(_trusted(home))
+    for file in files(home.settings, ledger, source):
+        line = file.to_json()
+        if file.state == "stored":
+            line["replicas"] = max(0, len(trusted & set(ledger.holders(file.batch))) - 1)
+        yield line
 
 
 def _source_json(name: str, picture: Report, pruned: int) -> dict[str, object]:
@@ -104,7 +134,9 @@ def _source_json(name: str, picture: Report, pruned: int) -> dict[str, object]:
 @json_option
 @pass_home
 def receipts(home: Home, verify: bool, to: Path | None, as_json: bool) -> None:
-    """The store's signed receipts; each is verified with the trusted store's key as it is listed.
+    """The stores' signed receipts; each is verified with the trusted store's key as it is listed.
+
+    A line names every store that holds the batch. A store that is not trusted here is named, and not counted.
 
     \b
     Examples:
@@ -127,6 +159,8 @@ def receipts(home: Home, verify: bool, to: Path | None, as_json: bool) -> None:
         rows = [
             item.to_json()
             | {
+                "store": ", ".join(keeping.holders(item)) or (item.receipt and item.receipt.store),
+                "doubtful": ", ".join(f"{one.store} ({one.problem})" for one in item.replicas if one.problem),
                 "verified": "yes" if item.verified else f"NO: {item.problem}",
                 "lost": item.lost and "lost later",
             }
@@ -142,15 +176,15 @@ def receipts(home: Home, verify: bool, to: Path | None, as_json: bool) -> None:
     if wrong:
         failure = SealError(
             f"{len(wrong):,} receipts do not hold",
-            hint="Nothing they name is pruned. If you trusted another store since: they are that store's.",
+            hint="Nothing they name is pruned. `fsync store list` shows whose receipts count.",
         )
         failure.printed = True  # type: ignore[attr-defined]
         raise failure
 
 
 _RECEIPT_COLUMNS = {
-    "stored": "time", "batch": "batch", "objects": "objects", "bytes": "bytes", "store": "store",
-    "verified": "verified now", "lost": "",
+    "stored": "time", "batch": "batch", "objects": "objects", "bytes": "bytes", "store": "held by",
+    "verified": "verified now", "lost": "", "doubtful": "not counted",
 }  # fmt: skip
 
 
@@ -161,7 +195,7 @@ _RECEIPT_COLUMNS = {
 )  # fmt: skip
 @click.option(
     "--require-replicas", "replicas", type=click.IntRange(0), default=0, show_default=True, metavar="N",
-    help="Replicas of the batch at other stores that must be known.",
+    help="Further trusted stores that must have given their own receipt for the batch.",
 )  # fmt: skip
 @click.option("--delete", is_flag=True, help="Really delete; without it nothing is changed.")
 @click.option("--quiet", is_flag=True, help="No line for each file; only the sums.")

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facility_sync import output
-from facility_sync.cli.common import account_options, json_option, pass_home, password
+from facility_sync.cli.common import (
+    account_options,
+    json_option,
+    pass_home,
+    password,
+    say_source,
+    store_option,
+)
 from facility_sync.cli.conditions import condition_options, question, today
 from facility_sync.cli.rows import Printing, headings, print_rows, remark, sql_rows, write
 from facility_sync.home import Home
@@ -50,11 +57,12 @@ if TYPE_CHECKING:
 @click.option(
     "--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write there instead."
 )
+@store_option
 @account_options
 @json_option
 @pass_home
 def query(
-    home: Home, /, statement: str | None, sql_file: Any, allow_text: bool, form: str, file: Path | None,
+    home: Home, /, statement: str | None, sql_file: Any, allow_text: bool, form: str, file: Path | None, only: str,
     user: str | None, password_file: Path | None, password_stdin: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Search the store; the password is checked there, the patient's data become tokens here.
@@ -68,7 +76,7 @@ def query(
       fsync query --date 2024 --format csv --output studies.csv
       fsync query --sql "SELECT modality, count(*) FROM series GROUP BY 1"
     """  # noqa: D301
-    from facility_sync import ask, exchange
+    from facility_sync import ask, failover
     from facility_sync.identity import domain_files
 
     keyring = domain_files.load(home.domains)
@@ -82,14 +90,17 @@ def query(
 
         translated = translate(sql, keyring, today(), allow_text=allow_text)  # before a password is asked for
         account = asked_account(user, password_file, stdin=password_stdin)
-        with exchange.connect(home) as desk:
-            table = ask.sql(desk, home.settings.facility, account, translated, sql)
+        table, source = failover.ask(
+            home, only, lambda desk: ask.sql(desk, home.settings.facility, account, translated, sql)
+        )
+        say_source(home, source, as_json=as_json)
         sql_rows(table, ask.Reader(keyring), shown)
         return
     ask.conditions(question(values), keyring, today())
     account = asked_account(user, password_file, stdin=password_stdin)
-    with exchange.connect(home) as desk:
-        search(home, desk, account, keyring, values, shown)
+    answer, source = failover.ask(home, only, lambda desk: searched(home, desk, account, keyring, values))
+    say_source(home, source, as_json=as_json and not (values["count_only"] or values["estimate"]))
+    print_answer(home, answer, keyring, values, shown, source.to_json())
 
 
 def asked_account(user: str | None, file: Path | None, *, stdin: bool) -> ask.Account:
@@ -102,7 +113,8 @@ def asked_account(user: str | None, file: Path | None, *, stdin: bool) -> ask.Ac
 
 def refuse_conditions() -> None:
     """SQL says it all: raise `UsageError` for any other option about what to find."""
-    allowed = set("statement sql_file allow_text form file user password_file password_stdin as_json".split())
+    allowed = set("statement sql_file allow_text form file only user password_file".split())
+    allowed |= {"password_stdin", "as_json"}
     context = click.get_current_context()
     for parameter in context.command.params:
         name = str(parameter.name)
@@ -115,29 +127,47 @@ def search(
     home: Home, desk: Any, account: ask.Account, keyring: Any, values: dict[str, Any], shown: Printing
 ) -> None:
     """Ask with the conditions of these options, and print the answer."""
-    from facility_sync import ask, speed
+    print_answer(home, searched(home, desk, account, keyring, values), keyring, values, shown, {})
 
-    level, facility = values["level"], home.settings.facility
-    titles = headings(level, values["chosen"])
-    few = values["count_only"] or values["estimate"]
-    answer = ask.search(
-        desk, facility, account,
-        level=level,
-        wanted=ask.resolved(desk, facility, account, question(values), keyring, today()),
+
+def searched(home: Home, desk: Any, account: ask.Account, keyring: Any, values: dict[str, Any]) -> ask.Answer:
+    """Ask with the conditions of these options."""
+    from facility_sync import ask
+
+    headings(values["level"], values["chosen"])  # a column nobody knows is refused before anything is asked
+    return ask.search(
+        desk, home.settings.facility, account,
+        level=values["level"],
+        wanted=ask.resolved(desk, home.settings.facility, account, question(values), keyring, today()),
         limit=values["limit"],
         offset=values["offset"],
         order=[part.strip() for item in values["order"] for part in item.split(",") if part.strip()],
-        count_only=few,
+        count_only=values["count_only"] or values["estimate"],
     )  # fmt: skip
+
+
+def print_answer(
+    home: Home,
+    answer: ask.Answer,
+    keyring: Any,
+    values: dict[str, Any],
+    shown: Printing,
+    more: dict[str, Any],
+) -> None:
+    """Print an answer as these options say; `more` goes into the JSON of counts."""
+    from facility_sync import ask, speed
+
+    level = values["level"]
+    titles = headings(level, values["chosen"])
     counts: dict[str, Any] = {
         "level": level, "matches": answer.matches, "instances": answer.instances, "bytes": answer.bytes,
-    }  # fmt: skip
+    } | more  # fmt: skip
     if values["estimate"]:
         rate = speed.measured(home.root)
         seconds = None if rate is None else answer.bytes / rate
         text = f"{output.images(answer.instances)}, {output.size(answer.bytes)}, {minutes(seconds)}"
         write(output.to_json(counts | {"seconds": seconds}) if shown.form == "json" else text, shown)
-    elif few:
+    elif values["count_only"]:
         write(output.to_json(counts) if shown.form == "json" else str(answer.matches), shown)
     else:
         reader = ask.Reader(keyring)

@@ -13,7 +13,8 @@ from facility_sync.home import Home
 
 _COMMANDS = {
     "init": ("setup", "Make this terminal: keys, domain and public card."),
-    "trust": ("setup", "Pin the store this terminal talks to."),
+    "trust": ("setup", "Pin a store this terminal talks to."),
+    "store": ("setup", "The trusted stores, in the order they are tried."),
     "source": ("setup", "Folders whose images are sent."),
     "sync": ("sync", "One round: send what is new, take receipts."),
     "status": ("keep", "What is stored, and every file that is not."),

@@ -1,4 +1,4 @@
-"""`fsync init`, `fsync trust`, `fsync source`: everything before the first round."""
+"""`fsync init`, `fsync trust`, `fsync store`, `fsync source`: everything before the first round."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from facility_sync.home import Home
 from facility_sync.settings import absolute_source
 from schemas import keys
 from schemas.errors import SettingsError
+from schemas.messages import StoreCard
 
 
 @click.command()
@@ -54,20 +55,88 @@ def init(home: Home, facility: str, as_json: bool) -> None:
 @json_option
 @pass_home
 def trust(home: Home, card: BinaryIO, host: str | None, port: int | None, as_json: bool) -> None:
-    """Pin the store: address, host key, signing key, age recipient.
+    """Pin a store: address, host key, signing key, age recipient.
 
-    Example: fsync trust store.card
-    """
-    settings = replace(home.settings, store_host=host or "", store_port=port or 0)
-    store = home.trust(card.read())
-    home.save(settings)
-    dialled, at = home.address
-    known = {"store": store.store, "host": dialled, "port": at, "host_key": keys.fingerprint(store.host_key)}
+    The first is used whenever it is there; further ones are used in their order when it is away. The card of
+    a store that is trusted already takes the place of the one that is here.
+
+    \b
+    Examples:
+      fsync trust store.card
+      fsync trust --host 10.0.0.7 --port 2222 second-store.card
+    """  # noqa: D301
+    from contextlib import closing
+
+    from facility_sync import receipts
+    from facility_sync.ledger import Ledger
+
+    store = home.trust(card.read(), host or "", port or 0)
+    if home.ledger_path.exists():
+        with closing(Ledger(home.ledger_path)) as ledger:
+            receipts.index(home, ledger, store.store)
+    known = _store_json(store)
     if as_json:
         click.echo(output.to_json(known))
         return
-    click.echo(f"This terminal trusts {store.store} at {dialled}:{at}.")
+    click.echo(f"This terminal trusts {store.store} at {store.host}:{store.port}.")
     click.echo(f"Host key {known['host_key']}: compare it with `fstore status` by telephone.")
+    if len(home.stores) > 1:
+        click.echo(f"Stores in the order they are tried: {', '.join(card.store for card in home.stores)}.")
+
+
+@click.group()
+def store() -> None:
+    """The stores this terminal trusts, in the order they are tried."""
+
+
+@store.command("list")
+@json_option
+@pass_home
+def stores(home: Home, as_json: bool) -> None:
+    """List the stores, the first one first."""
+    rows = [_store_json(card) for card in home.stores]
+    heads = {"store": "store", "host": "host", "port": "port", "host_key": "host key"}
+    click.echo(output.to_json({"stores": rows}) if as_json else output.table(rows, heads))
+
+
+@store.command("first")
+@click.argument("name")
+@json_option
+@pass_home
+def first(home: Home, name: str, as_json: bool) -> None:
+    """Try this store before the others.
+
+    Example: fsync store first central
+    """
+    home.put_first(name)
+    _show_stores(home, as_json=as_json)
+
+
+@store.command("forget")
+@click.argument("name")
+@json_option
+@pass_home
+def forget(home: Home, name: str, as_json: bool) -> None:
+    """Trust a store no longer; its receipts stay, and count no more.
+
+    Example: fsync store forget central
+    """
+    home.forget(name)
+    _show_stores(home, as_json=as_json)
+
+
+def _show_stores(home: Home, *, as_json: bool) -> None:
+    names = [card.store for card in home.stores]
+    if as_json:
+        click.echo(output.to_json({"stores": names}))
+    else:
+        click.echo(f"Stores in the order they are tried: {', '.join(names)}.")
+
+
+def _store_json(card: StoreCard) -> dict[str, str | int]:
+    return {
+        "store": card.store, "host": card.host, "port": card.port, "host_key": keys.fingerprint(card.host_key)
+    }  # fmt: skip
 
 
 @click.group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from facility_sync import output
-from facility_sync.cli.common import json_option, pass_home
+from facility_sync.cli.common import json_option, pass_home, store_option
 from facility_sync.home import Home
 from facility_sync.report import Report
 from schemas.errors import Incomplete, SyncError
@@ -14,9 +14,10 @@ from schemas.errors import Incomplete, SyncError
 @click.command()
 @click.option("--retry-refused", is_flag=True, help="Read files again that were refused before.")
 @click.option("--quiet", is_flag=True, help="No progress; only the report.")
+@store_option
 @json_option
 @pass_home
-def sync(home: Home, retry_refused: bool, quiet: bool, as_json: bool) -> None:
+def sync(home: Home, retry_refused: bool, quiet: bool, only: str, as_json: bool) -> None:
     """One round: send what is new, take receipts, say what is not stored.
 
     Safe to stop at any point and to run again; leaves with status 0 only when every file found is stored.
@@ -29,7 +30,7 @@ def sync(home: Home, retry_refused: bool, quiet: bool, as_json: bool) -> None:
     from facility_sync.rounds import Round
 
     meter = output.Meter(quiet=quiet or as_json)
-    current = Round(home, meter)
+    current = Round(home, meter, only)
     try:
         report = current.run(retry_refused=retry_refused)
     except SyncError as error:

@@ -91,7 +91,10 @@ def set_socket(sock: socket.socket, timeout: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(timeout * 1000))
 
 
-def dial(host: str, port: int, user: str, key: paramiko.PKey, host_key: bytes, timeout: float) -> Link:
+def dial(
+    host: str, port: int, user: str, key: paramiko.PKey, host_key: bytes, timeout: float,
+    reach: float | None = None,
+) -> Link:  # fmt: skip
     """Connect, check the server, log in, start sftp.
 
     Args:
@@ -101,6 +104,7 @@ def dial(host: str, port: int, user: str, key: paramiko.PKey, host_key: bytes, t
         key: ours.
         host_key: the pinned key's blob (RFC 8709 section 4).
         timeout: seconds for each step.
+        reach: seconds for the TCP connection, if not the same.
 
     Raises:
         HostKeyError: the server is another one.
@@ -109,7 +113,7 @@ def dial(host: str, port: int, user: str, key: paramiko.PKey, host_key: bytes, t
         TransitError: no connection.
     """
     try:
-        sock = socket.create_connection((host, port), timeout)
+        sock = socket.create_connection((host, port), timeout if reach is None else reach)
     except OSError as error:
         raise TransitError(f"no connection to the store: {error.strerror or 'it does not answer'}") from error
     set_socket(sock, timeout)

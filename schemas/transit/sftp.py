@@ -56,6 +56,7 @@ def connect(
     key: bytes | Ed25519PrivateKey,
     host_key: str,
     timeout: float = 30,
+    reach: float | None = None,
 ) -> SftpSession:
     """Open a session with a store; use it in a `with` statement.
 
@@ -66,6 +67,7 @@ def connect(
         key: this terminal's key, an OpenSSH private key file's bytes or the key itself.
         host_key: the pinned host key, `ssh-ed25519 AAAA…`.
         timeout: seconds without an answer after which the connection counts as lost.
+        reach: seconds for the first answer to a call, if that is to be quicker.
 
     Raises:
         HostKeyError: the server is not the one that was trusted: never try again.
@@ -74,7 +76,7 @@ def connect(
         FormatError: `key` or `host_key` is not an Ed25519 key.
     """
     ours, theirs = paramiko_key(key), keys.ssh_blob(host_key)
-    return SftpSession(lambda: dial(host, port, user, ours, theirs, timeout))
+    return SftpSession(lambda: dial(host, port, user, ours, theirs, timeout, reach))
 
 
 class SftpSession:

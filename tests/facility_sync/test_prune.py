@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from facility_sync.home import Home
 from facility_sync.identity import domains, tokens
 from facility_sync.identity.domains import Keyring
 from facility_sync.ledger import Entry, Ledger
-from facility_sync.settings import Settings
 from schemas import container, keys, messages
 from schemas.errors import SettingsError
 
@@ -103,7 +102,7 @@ def terminal(tmp_path: Path, keyring: Keyring):
     home.trust(card.to_bytes())
     source = tmp_path / "source"
     source.mkdir()
-    home.save(Settings(facility="clinic-a", sources=(str(source),)))
+    home.save(replace(home.settings, sources=(str(source),)))
     ledger = Ledger(home.ledger_path)
     yield Terminal(home, source, ledger, keyring, store_key)
     ledger.close()
@@ -324,7 +323,7 @@ def test_the_listing_says_what_holds_and_the_export_verifies_with_ssh_keygen(
     blocks = (out / "README.txt").read_text().split("\n\n")
     commands = [block for block in blocks if block.startswith("    ")]
     assert len(commands) == 2
-    script = "set -e\n" + "\n".join(commands).replace("BATCH", A)
+    script = "set -e\n" + "\n".join(commands).replace("BATCH", A).replace("STORE", "central")
     done = subprocess.run(["sh", "-c", script], cwd=out, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.count("Good "), "WRONG" in done.stdout) == (0, 2, False), done.stderr
     _flip(out / f"{A}.receipt.json", 20)

@@ -63,6 +63,17 @@ class Terminal:
         """Run `fsync query` or `fetch` as a person of this facility."""
         return self(*words, "--user", user, "--password-file", self.site.password)
 
+    def join(self, other: Site) -> None:
+        """Be enrolled at another store too, with the same account, and trust it behind those that are."""
+        for done in (
+            self("trust", other.folder / "store.card"),
+            other.store("enrol", self.home / f"{self.name}.card"),
+            other.store(
+                "account", "add", "kimura", "--facility", self.name, "--password-file", other.password
+            ),
+        ):
+            assert done.status == 0, done.err
+
     def settings(self, **values: object) -> None:
         """Write settings over."""
         path = self.home / "settings.toml"
@@ -133,12 +144,12 @@ class Site:
         return process
 
 
-def make_site(folder: Path, port: int) -> Site:
-    """A store that is ready to serve at this port."""
+def make_site(folder: Path, port: int, name: str = "central") -> Site:
+    """A store of this name that is ready to serve at this port."""
     folder.mkdir(parents=True, exist_ok=True)
     site = Site(folder)
     site.password.write_text(PASSWORD + "\n")
     site.password.chmod(0o600)
-    assert site.store("init", "--name", "central", "--host", "127.0.0.1", "--port", str(port)).status == 0
+    assert site.store("init", "--name", name, "--host", "127.0.0.1", "--port", str(port)).status == 0
     (folder / "store.card").write_text(site.store("card").out)
     return site

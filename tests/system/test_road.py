@@ -165,6 +165,7 @@ def test_another_server_and_a_refusal_are_never_tried_again(ends: Ends, case: st
             other = keys.ssh_line(Ed25519PrivateKey.generate().public_key())
             card = ends.store.card()
             ends.home.trust(card.to_bytes().replace(card.host_key.encode(), other.encode()))
+            ends.dial(counting.endpoint)
             expected: type[SyncError] = HostKeyError
         else:
             (ends.home.root / "keys" / "ssh").write_bytes(keys.private_pem(Ed25519PrivateKey.generate()))
@@ -225,14 +226,14 @@ def test_a_stopped_round_leaves_a_mark_that_the_next_one_uses(
         broken.break_after(1_200_000, unit="bytes")
         with ends.courier(once) as courier, pytest.raises(TransitError):
             courier.send(batch).result(20)
-        mark = int(mark_path(ends.home, batch).read_bytes())
+        mark = int(mark_path(ends.home, batch, "central").read_bytes())
         assert 256 * 1024 <= mark < 2_000_000
         moved: list[int] = []
         with ends.courier() as courier:
             courier._progress = moved.append
             courier.send(batch).result(20)
         assert sum(moved) == outbox_path(ends.home, batch).stat().st_size - mark
-        assert not mark_path(ends.home, batch).exists()
+        assert not mark_path(ends.home, batch, "central").exists()
         ends.ledger.mark_sent(batch)
         finish(ends, 1)
 
