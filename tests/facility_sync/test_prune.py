@@ -205,7 +205,7 @@ def test_a_batch_under_way_or_refused_stays(terminal: Terminal) -> None:
     assert path.exists()
 
 
-def test_today_no_batch_has_a_replica(terminal: Terminal) -> None:
+def test_without_another_stores_receipt_there_is_no_replica(terminal: Terminal) -> None:
     terminal.record(terminal.file("a.dcm"))
     terminal.receipt()
     assert terminal.prune(replicas=1)[1] == {"a.dcm": "replicas"}
