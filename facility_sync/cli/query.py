@@ -62,7 +62,8 @@ if TYPE_CHECKING:
 @json_option
 @pass_home
 def query(
-    home: Home, /, statement: str | None, sql_file: Any, allow_text: bool, form: str, file: Path | None, only: str,
+    home: Home, /, statement: str | None, sql_file: Any, allow_text: bool, form: str, file: Path | None,
+    only: str,
     user: str | None, password_file: Path | None, password_stdin: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Search the store; the password is checked there, the patient's data become tokens here.
