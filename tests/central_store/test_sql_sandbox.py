@@ -125,26 +125,26 @@ def sample(statements: Sequence[str], size: int, seed: int) -> list[str]:
     return random.Random(seed).sample(list(statements), min(size, len(statements)))
 
 
-@pytest.mark.campaign("sql", small=25, large=10_000)
+@pytest.mark.campaign("sql", small=12, large=10_000)
 def test_the_sandbox_refuses_every_attempt(ground: Ground, campaign_size: int, campaign_seed: int) -> None:
     outcomes = set(ground.try_all(sample(MUST_REFUSE, campaign_size, campaign_seed)))
     assert outcomes <= {"sql-refused", "too-slow"}  # slow: on a machine under load
 
 
-@pytest.mark.campaign("sql", small=25, large=10_000)
+@pytest.mark.campaign("sql", small=12, large=10_000)
 def test_what_gets_past_the_rules_finds_nothing(
     ground: Ground, campaign_size: int, campaign_seed: int
 ) -> None:
     ground.try_all(sample(MUST_REFUSE, campaign_size, campaign_seed), Unchecked)
 
 
-@pytest.mark.campaign("sql", small=6, large=1_000)
+@pytest.mark.campaign("sql", small=4, large=1_000)
 def test_bombs_end_within_their_limits(ground: Ground, campaign_size: int, campaign_seed: int) -> None:
     some = sample([*lines(BOMBS), *built()], campaign_size, campaign_seed)
     assert set(ground.try_all(some)) <= {"rows", "sql-refused", "too-slow", "too-large"}
 
 
-@pytest.mark.campaign("sql", small=50, large=20_000)
+@pytest.mark.campaign("sql", small=30, large=20_000)
 def test_no_statement_a_grammar_makes_gets_out(
     ground: Ground, campaign_size: int, campaign_seed: int
 ) -> None:

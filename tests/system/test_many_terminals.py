@@ -155,7 +155,7 @@ class Watch:
         return statistics.median(sums) / 1e6
 
 
-@pytest.mark.campaign("load", small=0, large=600)
+@pytest.mark.campaign("load", small=0, large=600, only=True)
 def test_many_terminals_at_once(site: Site, campaign_size: int, campaign_seed: int) -> None:
     many = [
         Facility(site, number, random.Random(campaign_seed + number))
