@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from facility_sync import capture
 from facility_sync.dicom_file import Refused
 from facility_sync.home import Home
-from facility_sync.identity import cms, decide, domain_files, protect
-from facility_sync.identity.domains import Domain
+from facility_sync.identity import cms, decide, domain_files, objects, protect
+from facility_sync.identity.domains import Domain, Keyring
 from facility_sync.plan import Wanted
 from schemas import container, envelope, manifest, messages, names, ustar
 from schemas.transit import durable
@@ -103,7 +103,7 @@ def capturing(context: Context, more: Sequence[bytes] = ()) -> capture.Context:
         facility=context.facility,
         key=Ed25519PrivateKey.from_private_bytes(context.key),
         content_key=cms.content_key(os.urandom(cms.KEY_BYTES), certificates),
-        domain_keys={domain.id: domain.capsule_key() for domain in context.domains},
+        domain_keys=objects.domain_keys(Keyring(context.domains)),
         created=messages.rfc3339(context.captured),
     )
     return capture.Context(

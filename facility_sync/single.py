@@ -12,7 +12,6 @@ Leaves to others: what a person reads (`cli.single`).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -181,12 +180,6 @@ def reidentified(path: Path, out: Path, keys: Keys) -> None:
 
 def _reidentified(source: BinaryIO, sink: BinaryIO, keys: Keys) -> None:
     reidentify.reidentify(source, sink, keys.readers, keys.domain_keys, anyone=keys.anyone)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # imported when a command runs: `fsync --help` needs no crypt
     from facility_sync import capture, single
 
 _file = click.Path(path_type=Path, dir_okay=False)
+_key_option = click.option(
+    "--key", type=click.File("rb"), help="Private key (PEM, RSA) to use instead of the domains."
+)
 
 
 @click.command()
@@ -54,7 +57,7 @@ def protect(home: Home, source: Path, target: Path, certificates: Any, as_json: 
 @click.command()
 @click.argument("source", metavar="IN", type=_file)
 @click.argument("target", metavar="OUT", type=_file)
-@click.option("--key", type=click.File("rb"), help="Private key (PEM, RSA) to use instead of the domains.")
+@_key_option
 @json_option
 @pass_home
 def restore(home: Home, source: Path, target: Path, key: Any, as_json: bool) -> None:
@@ -77,7 +80,7 @@ def restore(home: Home, source: Path, target: Path, key: Any, as_json: bool) -> 
 @click.command()
 @click.argument("source", metavar="IN", type=_file)
 @click.argument("target", metavar="OUT", type=_file)
-@click.option("--key", type=click.File("rb"), help="Private key (PEM, RSA) to use instead of the domains.")
+@_key_option
 @json_option
 @pass_home
 def reidentify(home: Home, source: Path, target: Path, key: Any, as_json: bool) -> None:

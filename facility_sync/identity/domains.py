@@ -109,6 +109,7 @@ class Domain:
         """The public half of the current generation: whoever has it can seal for the domain."""
         return keys.recipient_of(self.current.age_identity)
 
+    @cached_property
     def capsule_key(self) -> bytes:
         """32 bytes that stay the same over every rotation (RFC 5869, HKDF of the first secret)."""
         return HKDF(algorithm=SHA256(), length=32, salt=_CAPSULE, info=b"").derive(self.first.secret)

@@ -12,14 +12,13 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Any
 
-from facility_sync.identity.tree import EXPLICIT, Element, Encoding
+from facility_sync.identity.tree import EXPLICIT, LONG_VRS, Element, Encoding
 
 _WIDTHS = {
     "US": 2, "SS": 2, "OW": 2, "AT": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4,
     "FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8,
 }  # fmt: skip
 """Bytes in one value whose order is the data set's."""
-_LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 _TEXT_PAD = {"UI": b"\0", "OB": b"\0", "UN": b"\0"}
 _ITEM = Struct("<HHL"), Struct(">HHL")
 
@@ -38,9 +37,9 @@ def element(tag: int, vr: str, value: bytes, encoding: Encoding = EXPLICIT) -> b
     order = "<" if encoding.little else ">"
     if encoding.implicit:
         return Struct(order + "HHL").pack(tag >> 16, tag & 0xFFFF, len(value)) + value
-    if vr not in _LONG and len(value) > 0xFFFE:
+    if vr not in LONG_VRS and len(value) > 0xFFFE:
         vr = "UN"
-    if vr in _LONG:
+    if vr in LONG_VRS:
         head = Struct(order + "HH2sHL").pack(tag >> 16, tag & 0xFFFF, vr.encode(), 0, len(value))
     else:
         head = Struct(order + "HH2sH").pack(tag >> 16, tag & 0xFFFF, vr.encode(), len(value))

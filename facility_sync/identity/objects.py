@@ -157,4 +157,4 @@ def readers(keyring: Keyring) -> tuple[cms.Reader, ...]:
 
 def domain_keys(keyring: Keyring) -> dict[str, bytes]:
     """The capsule key of every domain here."""
-    return {domain.id: domain.capsule_key() for domain in keyring.domains}
+    return {domain.id: domain.capsule_key for domain in keyring.domains}

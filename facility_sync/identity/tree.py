@@ -16,17 +16,18 @@ from typing import NamedTuple
 
 from pydicom import datadict
 
+from facility_sync import elements
 from schemas.errors import FormatError
 
 UNDEFINED = 0xFFFFFFFF
 PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
+LONG_VRS = frozenset(vr.decode("ascii") for vr in elements.LONG_VRS)
 _SHORT = frozenset({
     "AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST",
     "TM", "UI", "UL", "US",
 })  # fmt: skip
-_VRS = {vr.encode(): vr for vr in _LONG | _SHORT}
+_VRS = {vr.encode(): vr for vr in LONG_VRS | _SHORT}
 _DEPTH = 16
 _MOST = 1_000_000
 
@@ -157,7 +158,7 @@ class Parser:
         vr = _VRS.get(code)
         if vr is None:
             raise FormatError("an element has no VR of the standard")
-        if vr in _LONG:
+        if vr in LONG_VRS:
             return tag, vr, at + 12, self._long(self._data, at + 8)[0]
         return tag, vr, at + 8, short
 

@@ -1,4 +1,7 @@
-"""Protected objects: what they show, what they hide, and that they give the original back or nothing."""
+"""Protected objects: what they show, what they hide, and that they give the original back or nothing.
+
+Over 400 lines, since all of it shares one expensive fixture: every real file, protected once.
+"""
 
 from __future__ import annotations
 
