@@ -23,7 +23,7 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from central_store import facilities, guesses
+from central_store import audit, facilities, guesses
 from central_store.layout import Layout
 from central_store.replies import Refused
 from central_store.secret_files import read_secret
@@ -79,6 +79,8 @@ def add(layout: Layout, user: UserName, facility: FacilityName, password: str) -
     account = Account(user, facility, hasher.derive_phc_encoded(_bytes(password)))
     data = canonical(account._asdict() | {"type": "account", "version": 1})
     durable.make_dirs(layout.account(facility, user).parent)
+    known = layout.account(facility, user).exists()
+    audit.record(layout, "account", facility=facility, user=user, details=audit.operator(new=not known))
     durable.publish(layout.account(facility, user), data, mode=0o600, replace=True)
     guesses.forget(layout, facility, user)
     return account
@@ -89,6 +91,7 @@ def remove(layout: Layout, facility: FacilityName, user: UserName) -> bool:
     path = layout.account(facility, user)
     if not path.exists():
         return False
+    audit.record(layout, "account-removed", facility=facility, user=user, details=audit.operator())
     durable.remove(path)
     return True
 

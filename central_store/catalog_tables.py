@@ -153,7 +153,7 @@ WHERE o.number IN (SELECT unnest($found::BIGINT[])) AND p.facility = $facility
 AND o.source_digest IN (SELECT unnest($wanted::VARCHAR[]))
 AND p.batch_id NOT IN (SELECT batch_id FROM damaged) GROUP BY ALL"""
 PLACES = """SELECT object_sha256, arg_min(
-    (p.batch_id, object_offset, bytes, encoding), if(d.batch_id IS NULL, '0', '1') || p.batch_id)
+    (p.batch_id, object_offset, bytes, encoding, p.facility), if(d.batch_id IS NULL, '0', '1') || p.batch_id)
 FROM (SELECT part, object_sha256, object_offset, object_bytes AS bytes, encoding FROM objects
     WHERE number IN (SELECT unnest($found::BIGINT[]))
     AND object_sha256 IN (SELECT unnest($wanted::VARCHAR[])))

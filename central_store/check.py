@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import BinaryIO, NamedTuple
 
-from central_store import batches, checks, damage, facilities, lock, packs
+from central_store import audit, batches, checks, damage, facilities, lock, packs
 from central_store.batches import Batch
 from central_store.catalog import Catalog
 from central_store.checks import OK, RESENT
@@ -143,6 +143,11 @@ class _Check:
             if path.stem not in present and not (layout.journal / path.stem).exists():
                 report.problems.append(Problem("pack-orphan", "", path.stem, CODES["pack-orphan"]))
         _catalog(self._store, self._counts, present, report)
+        details = audit.operator(
+            batches=report.batches, bytes=report.bytes, catalog=report.catalog, objects=report.objects,
+            problems=len(report.problems), read_data=report.read_data,
+        )  # fmt: skip
+        audit.record(layout, "check", details=details, now=self._now())
         return report
 
     def _read_all(self, known: Collection[Batch], max_seconds: float | None) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
-from central_store import facilities, packs, replies
+from central_store import audit, facilities, packs, replies
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.settings import Store
@@ -71,6 +71,14 @@ def found(store: Store, batch: Batch, reason: str, now: datetime, at: Seen | Non
     path = layout.damage(batch.batch)
     durable.publish(_sig(path), signed.armor.encode("ascii"), replace=True)
     durable.publish(path, signed.data, replace=True)
+    audit.record(
+        layout,
+        "quarantine",
+        facility=batch.facility,
+        subject=batch.batch,
+        details={"reason": reason},
+        now=now,
+    )
     set_aside(layout, batch.batch, reason, now)
     tell(store, batch)
     log.error("damaged facility=%s batch=%s reason=%s", batch.facility, batch.batch, reason)
@@ -105,6 +113,7 @@ def repaired(layout: Layout, batch: Batch) -> None:
     """A verified pack is in its place again: forget the damage; harmless if there was none."""
     path = layout.damage(batch.batch)
     if path.exists():
+        audit.record(layout, "repair", facility=batch.facility, subject=batch.batch)
         durable.remove(path)
         log.info("repaired facility=%s batch=%s", batch.facility, batch.batch)
     _sig(path).unlink(missing_ok=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 
+from central_store import audit
 from central_store.layout import Layout
-from schemas import names
+from schemas import keys, names
 from schemas.errors import FormatError, SettingsError
 from schemas.messages import FacilityCard
 from schemas.names import FacilityName
@@ -45,6 +46,10 @@ def enrol(layout: Layout, card: FacilityCard, *, replace_key: bool = False) -> N
     ):  # fmt: skip
         durable.make_dirs(folder)
     if present != card:
+        audit.record(
+            layout, "enrol", facility=card.facility, subject=keys.fingerprint(card.ssh_key),
+            details=audit.operator(replaced=present is not None),
+        )  # fmt: skip
         durable.publish(layout.card(card.facility), card.to_bytes(), replace=True)
 
 

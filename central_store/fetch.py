@@ -21,7 +21,7 @@ from schemas import container, envelope, ustar
 from schemas.container import BATCH_BYTES
 from schemas.errors import Damaged
 from schemas.messages import FacilityCard, FetchAnswer
-from schemas.names import ObjectId, RequestId, ShelfName
+from schemas.names import ObjectId, RequestId, ShelfName, UserName
 from schemas.transit import durable
 
 
@@ -33,6 +33,7 @@ class Order(NamedTuple):
     places: tuple[Place, ...]
     missing: tuple[ObjectId, ...]
     answered: str
+    user: UserName
 
 
 def check_size(places: Sequence[Place]) -> None:

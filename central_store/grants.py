@@ -5,7 +5,7 @@ Guarantees: giving and revoking are repeatable; a revoked grant is gone when the
 
 from __future__ import annotations
 
-from central_store import facilities
+from central_store import audit, facilities
 from central_store.access import Grant
 from central_store.layout import Layout
 from schemas import names
@@ -23,6 +23,7 @@ def give(layout: Layout, owner: FacilityName, reader: FacilityName) -> Grant:
         if facilities.load(layout, name) is None:
             raise SettingsError(f"{name} is not enrolled", hint="`fstore facilities` lists those that are.")
     data = canonical({"owner": owner, "reader": reader, "type": "grant", "version": 1})
+    audit.record(layout, "grant", facility=owner, subject=reader, details=audit.operator())
     durable.publish(layout.grant(owner, reader), data, replace=True)
     return Grant(owner, reader)
 
@@ -32,6 +33,7 @@ def revoke(layout: Layout, owner: FacilityName, reader: FacilityName) -> bool:
     path = layout.grant(owner, reader)
     if not path.exists():
         return False
+    audit.record(layout, "revoke", facility=owner, subject=reader, details=audit.operator())
     durable.remove(path)
     return True
 

@@ -11,20 +11,26 @@ refused goes (`central_store.quarantine`).
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from central_store import quarantine
+from central_store import facilities, quarantine
 from central_store.layout import Layout
+from central_store.settings import Store
 from schemas import envelope
 from schemas.errors import FormatError
 from schemas.names import INBOUND, PART_SUFFIX, FacilityName, ShelfKind, ShelfName, shelf_name
 from schemas.transit import durable
 
+log = logging.getLogger("central_store")
+
+_DAY = 86400.0
 MOST = 50_000
 """Most names one look takes in."""
 MOST_REPLIES = 10_000
@@ -114,6 +120,20 @@ def sweep(
                     Path(entry.path).unlink()
                     swept += 1
     return swept + quarantine.sweep(layout.quarantine(facility), now - refused)
+
+
+def sweep_all(store: Store, now: datetime) -> None:
+    """Sweep every facility's shelves and quarantine by the store's settings."""
+    for facility in facilities.enrolled(store.layout):
+        swept = sweep(
+            store.layout, facility,
+            answers=store.settings.answer_days * _DAY,
+            refused=store.settings.quarantine_days * _DAY,
+            parts=store.settings.part_hours * 3600.0,
+            now=now.timestamp(),
+        )  # fmt: skip
+        if swept:
+            log.info("swept facility=%s files=%d", facility, swept)
 
 
 def trim(folder: Path, kind: ShelfKind, *, files: int = MOST_REPLIES, size: int | None = None) -> None:

@@ -6,7 +6,7 @@ Order, and what a crash after each step leaves:
     2  journal/<batch>                  an entry without a commit: removed at start
     3  pack renamed into objects/       a pack nobody points at: removed at start, the journal names it
     4  folder renamed into manifests/   COMMIT. The journal names it: steps 5 to 8 are done at start
-    5  catalog                          the same; the catalog takes a repeat as a no-op
+    5  catalog, audit log               the same; the catalog takes a repeat as a no-op, the log says it again
     6  receipt into out/                the same; it is the receipt that lies in the folder
     7  removed from in/                 a journal entry: steps 5 to 8 are done again, harmlessly
     8  journal entry removed            nothing
@@ -31,7 +31,7 @@ import logging
 import shutil
 from datetime import datetime
 
-from central_store import batches, damage, facilities, replies, verify
+from central_store import audit, batches, damage, facilities, replies, verify
 from central_store.batches import Batch
 from central_store.catalog import Catalog, CatalogError
 from central_store.layout import Layout
@@ -40,7 +40,7 @@ from central_store.settings import Store
 from central_store.verify import Verified
 from schemas import container, names
 from schemas.errors import FormatError, SyncError
-from schemas.messages import FacilityCard, Receipt, rfc3339
+from schemas.messages import FacilityCard, Message, Receipt, rfc3339
 from schemas.names import BatchId, ShelfName
 from schemas.transit import durable
 
@@ -97,13 +97,21 @@ def finish(store: Store, catalog: Catalog, card: FacilityCard, batch: Batch) -> 
     except CatalogError as error:
         followed = False
         log.error("catalog facility=%s batch=%s: %s", batch.facility, batch.batch, error)
-    receipt = replies.sealed_again(card, batches.receipt(layout, batch))
+    signed = batches.receipt(layout, batch)
+    _recorded(layout, batch, signed.message)
+    receipt = replies.sealed_again(card, signed)
     replies.put(store, card, ShelfName(batch.batch, "receipt"), receipt, lasting=True)
     out = layout.outbound(card.facility)
     (out / str(ShelfName(batch.batch, "refusal"))).unlink(missing_ok=True)  # of an earlier, broken upload
     durable.remove(layout.inbound(card.facility) / str(ShelfName(batch.batch, "batch")))
     if followed:
         (layout.journal / batch.batch).unlink(missing_ok=True)
+
+
+def _recorded(layout: Layout, batch: Batch, receipt: Message) -> None:
+    if isinstance(receipt, Receipt):
+        details = {"bytes": receipt.bytes, "objects": receipt.objects, "sequence": receipt.sequence}
+        audit.record(layout, "ingest", facility=batch.facility, subject=batch.batch, details=details)
 
 
 def _receipt(store: Store, verified: Verified, now: datetime) -> container.Signed:

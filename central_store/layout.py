@@ -17,6 +17,7 @@
     quarantine/_packs/                     damaged packs, with the reason; never removed by a program
     damaged/<batch-id>.json                batches whose pack is damaged: the notice their facility got
     checks/*.parquet                       what was read and compared, when, and how it came out
+    audit/                                 who did what here, append-only (`central_store.audit`)
     peers/<name>/                          stores we replicate with (`central_store.peers`)
     log/                                   every receipt given here, in order (`central_store.receipt_log`)
     people/                                signed changes of people (`central_store.people`)
@@ -187,6 +188,11 @@ class Layout:
         return self.root / "checks"
 
     @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.root / "audit"
+
+    @property
     def peers(self) -> Path:
         """Stores we replicate with."""
         return self.root / "peers"
@@ -220,5 +226,6 @@ class Layout:
         fan_out = (self.packs / f"{number:02x}" for number in range(256))
         return (
             self.root / "keys", self.former, self.accounts, self.grants, *fan_out, self.manifests,
-            self.catalog.parent, self.shelves, self.root / "quarantine", self.journal, self.staging,
+            self.catalog.parent, self.shelves, self.root / "quarantine", self.audit, self.journal,
+            self.staging,
         )  # fmt: skip

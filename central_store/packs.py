@@ -19,19 +19,20 @@ from typing import NamedTuple
 from central_store.layout import Layout
 from schemas import names
 from schemas.errors import Damaged, FormatError
-from schemas.names import BatchId, ObjectId
+from schemas.names import BatchId, FacilityName, ObjectId
 
 BLOCK = 1 << 20
 
 
 class Place(NamedTuple):
-    """Where an object lies: its pack, offset and length in bytes, and the encoding of its bytes."""
+    """Where an object lies: its pack, offset and length in bytes, its bytes' encoding, and whose it is."""
 
     object: ObjectId
     batch: BatchId
     offset: int
     length: int
     encoding: str
+    facility: FacilityName
 
 
 def find(layout: Layout, batch: BatchId) -> Path | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
-from central_store import inbox
+from central_store import audit, inbox
 from central_store.refused import Refused
 from central_store.settings import Store
 from schemas import container, envelope, messages
@@ -84,8 +84,17 @@ def make_room(store: Store, card: FacilityCard) -> None:
     inbox.trim(folder, "refusal")
 
 
-def refuse(store: Store, card: FacilityCard, subject: str, kind: str, error: SyncError, now: datetime) -> str:
-    """Tell a facility why something of it was not taken; returns the reason code."""
+def refuse(
+    store: Store,
+    card: FacilityCard,
+    subject: str,
+    kind: str,
+    error: SyncError,
+    now: datetime,
+    *,
+    user: str = "",
+) -> str:
+    """Tell a facility, and the audit log, why something of it was not taken; returns the reason code."""
     reason = reason_of(error)
     if reason == "store-trouble":  # what is wrong here is the operator's business
         log.error("trouble facility=%s %s=%s: %s", card.facility, kind, subject, error)
@@ -99,6 +108,13 @@ def refuse(store: Store, card: FacilityCard, subject: str, kind: str, error: Syn
         explanation=(REASONS[reason] if ours else str(error))[:500],
         refused=messages.rfc3339(now),
     )
-    put(store, card, ShelfName(subject, "refusal"), sealed(store, card, refusal), lasting=True)
+    name = ShelfName(subject, "refusal")
+    if reason != "foreign-name" or not (store.layout.outbound(card.facility) / str(name)).exists():
+        # What has no place and cannot be moved is found again at each look: once is enough.
+        audit.record(
+            store.layout, "refusal", facility=card.facility, user=user, subject=subject,
+            details={"reason": reason, "what": kind}, now=now,
+        )  # fmt: skip
+    put(store, card, name, sealed(store, card, refusal), lasting=True)
     log.warning("refused facility=%s %s=%s reason=%s", card.facility, kind, subject, reason)
     return reason

@@ -16,14 +16,29 @@ from __future__ import annotations
 import io
 import logging
 import os
+from collections import Counter as Tally
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from central_store import access, fetch, grants, inbox, peers, replies, search, sql
+from central_store import (
+    access,
+    audit,
+    audit_answers,
+    fetch,
+    grants,
+    inbox,
+    peers,
+    replies,
+    search,
+    sql,
+)
 from central_store.accounts import Doorman
 from central_store.catalog import Catalog
 from central_store.replies import Refused
 from central_store.settings import Store
 from schemas import container, envelope, messages, ustar
+from schemas.audit_messages import AuditRequest
 from schemas.errors import FormatError
 from schemas.messages import (
     FacilityCard,
@@ -34,7 +49,7 @@ from schemas.messages import (
     SqlRequest,
     rfc3339,
 )
-from schemas.names import RequestId, ShelfName
+from schemas.names import FacilityName, RequestId, ShelfName
 from schemas.peer_messages import StoresAnswer, StoresRequest
 
 log = logging.getLogger("central_store")
@@ -56,6 +71,8 @@ class Counter:
         self._store = store
         self._catalog = catalog
         self._doorman = doorman
+        self.asker = ""
+        """The user of the request that was opened last, if there is such an account."""
 
     def answer(self, card: FacilityCard, name: ShelfName, now: datetime) -> fetch.Order | sql.Question | None:
         """Answer one request on a facility's shelf.
@@ -67,6 +84,7 @@ class Counter:
             FormatError, SealError, AccessDenied, Damaged: refuse it.
             FileNotFoundError: it is not there any more.
         """
+        self.asker = ""
         request = self._open(card, name)
         if isinstance(request, HeldRequest):
             answer: Message = search.held(self._catalog, self._store.name, request, now)
@@ -79,27 +97,68 @@ class Counter:
             )
             self._put(card, name, replies.sealed(self._store, card, answer))
             return None
-        if not isinstance(request, (SearchRequest, SqlRequest, FetchRequest)):
+        if not isinstance(request, (SearchRequest, SqlRequest, FetchRequest, AuditRequest)):
             raise FormatError("a container on the shelf of requests holds no request")
+        if self._store.layout.account(card.facility, request.user).exists():
+            self.asker = request.user  # a name that is none may be a password in the wrong field
         self._doorman.check(card.facility, request.user, request.password, now.timestamp())
         owners = access.visible(card.facility, grants.given(self._store.layout))
         if isinstance(request, SearchRequest):
-            found, table = search.search(self._catalog, self._store.name, request, owners, now)
+            found, table, whose = search.search(self._catalog, self._store.name, request, owners, now)
+            details = {
+                "level": request.level, "count_only": request.count_only, "matches": found.matches,
+                "returned": found.returned, "rows": whose,
+                "conditions": {column: len(values) for column, values in request.conditions.items()},
+                "owners": _others(card, owners),
+            }  # fmt: skip
+            self._record("search", request, now, details)
             self._put(card, name, replies.sealed(self._store, card, found, table))
             log.info(
                 "searched facility=%s request=%s level=%s matches=%d returned=%d",
                 card.facility, name.id, request.level, found.matches, found.returned,
             )  # fmt: skip
             return None
+        if isinstance(request, AuditRequest):
+            self._record("log-read", request, now, {"since": request.since, "before": request.before})
+            events, table = audit_answers.answer(self._store, request, now)
+            self._put(card, name, replies.sealed(self._store, card, events, table))
+            return None
         if isinstance(request, SqlRequest):
             log.info("sql facility=%s request=%s characters=%d", card.facility, name.id, len(request.sql))
-            return sql.Question(card, RequestId(name.id), request.sql, owners, rfc3339(now))
+            question = sql.Question(
+                card, RequestId(name.id), request.sql, owners, rfc3339(now), request.user
+            )  # fmt: skip
+            details = {
+                "characters": len(request.sql),
+                "names": question.named(),
+                "owners": _others(card, owners),
+            }
+            self._record("sql", request, now, details)
+            return question
         places = self._catalog.places(request.objects, owners)
         fetch.check_size(places)
         present = {place.object for place in places}
         missing = tuple(item for item in dict.fromkeys(request.objects) if item not in present)
         log.info("fetch facility=%s request=%s objects=%d", card.facility, name.id, len(places))
-        return fetch.Order(card, RequestId(name.id), tuple(places), missing, rfc3339(now))
+        details = {
+            "objects": Tally(place.facility for place in places), "missing": len(missing),
+            "bytes": sum(place.length for place in places),
+        }  # fmt: skip
+        self._record("fetch", request, now, details)
+        return fetch.Order(card, RequestId(name.id), tuple(places), missing, rfc3339(now), request.user)
+
+    def _record(
+        self,
+        kind: str,
+        request: SearchRequest | SqlRequest | FetchRequest | AuditRequest,
+        now: datetime,
+        details: dict[str, Any],
+    ) -> None:
+        """Into the audit log, before the answer is seen."""
+        audit.record(
+            self._store.layout, kind, facility=request.facility, user=request.user, subject=request.id,
+            details=details, now=now,
+        )  # fmt: skip
 
     def _put(self, card: FacilityCard, name: ShelfName, data: bytes) -> None:
         replies.put(self._store, card, ShelfName(name.id, "answer"), data)
@@ -118,6 +177,10 @@ class Counter:
         if getattr(message, "id", None) != name.id:
             raise Refused("other-name", "the name on the shelf is not the request's id")
         return message
+
+
+def _others(card: FacilityCard, owners: Sequence[FacilityName]) -> list[str]:
+    return [owner for owner in owners if owner != card.facility]
 
 
 def _signer(message: Message, card: FacilityCard) -> str:

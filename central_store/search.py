@@ -29,8 +29,8 @@ def search(
     request: SearchRequest,
     owners: Sequence[FacilityName],
     now: datetime,
-) -> tuple[SearchAnswer, bytes | None]:
-    """The answer and its table; no table when only counts were asked for.
+) -> tuple[SearchAnswer, bytes | None, dict[str, int]]:
+    """The answer, its table (none when only counts were asked for), and how many rows are whose.
 
     Args:
         catalog: where to look.
@@ -45,12 +45,13 @@ def search(
     """
     built = query.build(request, owners)
     matches, instances, size = catalog.row(built.counts, built.parameters, built.points)
-    table, returned = None, 0
+    table, returned, whose = None, 0, dict[str, int]()
     if not request.count_only:
         fits = request.offset == 0 and matches <= min(request.limit, query.MAX_ROWS)
         sql = built.all_rows if fits else built.rows
         rows = catalog.table(sql, built.parameters, built.points).cast(built.schema)
         returned, table = rows.num_rows, _parquet(rows)
+        whose = {each["values"]: each["counts"] for each in rows["facility"].value_counts().to_pylist()}
         if len(table) > MAX_TABLE:
             raise Refused("too-large", "the rows are more than one answer holds: ask for fewer at once")
     answer = SearchAnswer(
@@ -63,7 +64,7 @@ def search(
         table="" if table is None else hashlib.sha256(table).hexdigest(),
         answered=rfc3339(now),
     )
-    return answer, table
+    return answer, table, whose
 
 
 def _parquet(rows: pa.Table) -> bytes:

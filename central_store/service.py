@@ -25,6 +25,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from central_store import accounts, facilities, inbox, ingest, lock, quarantine, replies, requests
+from central_store.audit_segments import close_if_due
 from central_store.batches import Batch
 from central_store.bell import Bell
 from central_store.catalog import Catalog, CatalogError
@@ -47,7 +48,6 @@ CATALOG_SECONDS = 60.0
 """A catalog that failed is opened again, at most this often."""
 TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """What somebody may mend while the service waits."""
-_DAY = 86400.0
 
 
 @dataclass
@@ -158,12 +158,13 @@ class Service:
                 else:
                     self._look_at(_facility_names(rung))
                 if now >= next_sweep:
-                    self._sweep()
+                    inbox.sweep_all(self._store, self._clock.now())
                     next_sweep = now + SWEEP_SECONDS
                 if now >= next_publication:
                     self._catalog.publish(self._clock.now())
                     next_publication = now + self._store.settings.publish_seconds
                 self._turn([bell], next_look - now)
+                close_if_due(self._store, self._clock.now())
                 if self._catalog.failed and now > self._began + CATALOG_SECONDS:
                     raise OSError(errno.EIO, "the catalog does not follow")
 
@@ -185,9 +186,10 @@ class Service:
         with ExitStack() as stack:
             self._begin(stack)
             self._look_at(facilities.enrolled(self._layout))
-            self._sweep()
+            inbox.sweep_all(self._store, self._clock.now())
             while self._waiting or self._orders or self._questions or self._busy():
                 self._turn([], None)
+            close_if_due(self._store, self._clock.now())
             if publish:
                 self._catalog.publish(self._clock.now(), wait=True)
         return self.counts
@@ -251,14 +253,14 @@ class Service:
         except FileNotFoundError:
             return
         except SyncError as error:
-            self._refuse(card, str(name), name.id, "request", error)
+            self._refuse(card, str(name), name.id, "request", error, self._counter.asker)
             return
         except OSError:
             raise
         except Exception as error:  # a mistake of ours must not let one request stop the others
             log.exception("request failed facility=%s request=%s", card.facility, name.id)
             trouble = Damaged(f"the store failed ({type(error).__name__})")
-            self._refuse(card, str(name), name.id, "request", trouble)
+            self._refuse(card, str(name), name.id, "request", trouble, self._counter.asker)
             return
         if order is None:
             self._answered(card.facility, name.id)
@@ -273,26 +275,16 @@ class Service:
         (self._layout.inbound(facility) / f"{request}.request").unlink(missing_ok=True)
         self.counts.answered += 1
 
-    def _refuse(self, card: FacilityCard, name: str, subject: str, kind: str, error: SyncError) -> None:
-        reason = replies.refuse(self._store, card, subject, kind, error, self._clock.now())
+    def _refuse(
+        self, card: FacilityCard, name: str, subject: str, kind: str, error: SyncError, user: str = ""
+    ) -> None:
+        reason = replies.refuse(self._store, card, subject, kind, error, self._clock.now(), user=user)
         if kind == "request" and reason != "seal":  # it was opened: it may hold a password
             (self._layout.inbound(card.facility) / name).unlink(missing_ok=True)
         else:
             limit = self._store.settings.quarantine_mib << 20
             quarantine.take(self._layout, card.facility, name, subject, reason, limit=limit)
         self.counts.refused += 1
-
-    def _sweep(self) -> None:
-        for facility in facilities.enrolled(self._layout):
-            swept = inbox.sweep(
-                self._layout, facility,
-                answers=self._store.settings.answer_days * _DAY,
-                refused=self._store.settings.quarantine_days * _DAY,
-                parts=self._store.settings.part_hours * 3600.0,
-                now=self._clock.now().timestamp(),
-            )  # fmt: skip
-            if swept:
-                log.info("swept facility=%s files=%d", facility, swept)
 
     # -- working ---------------------------------------------------------------------------------
 
@@ -360,7 +352,9 @@ class Service:
         except (SyncError, Crashed) as error:
             log.error("fetch failed facility=%s request=%s: %s", facility, order.request, error)
             trouble = Damaged(replies.REASONS["store-trouble"])
-            self._refuse(order.card, f"{order.request}.request", order.request, "request", trouble)
+            self._refuse(
+                order.card, f"{order.request}.request", order.request, "request", trouble, order.user
+            )
         self._known.discard((facility, order.request))
 
     def _asked(self, worker: Worker, question: Question) -> None:
@@ -371,7 +365,8 @@ class Service:
             self._answered(facility, question.request)
         except (SyncError, Crashed) as error:
             trouble = error if isinstance(error, SyncError) else Damaged(str(error))
-            self._refuse(question.card, f"{question.request}.request", question.request, "request", trouble)
+            name = f"{question.request}.request"
+            self._refuse(question.card, name, question.request, "request", trouble, question.user)
         self._known.discard((facility, question.request))
 
     def _verified(self, worker: Worker, card: FacilityCard, batch: Batch) -> None:

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 
-from central_store import sftp_process
+from central_store import audit, sftp_process
 from central_store.service import Clock, Counts, Service
 from central_store.settings import Store
 from schemas.errors import SettingsError, TransitError
@@ -43,11 +43,19 @@ def serve(
         TransitError: the SFTP server ended by itself.
     """
     service = Service(store, clock)
+
+    def started(used: Address | None) -> None:
+        audit.record(store.layout, "start", details=audit.operator())
+        ready(used)
+
     with _stopping(service):
         if address is None:
-            return service.run(lambda: ready(None))
-        with _sftp(store.layout.root, address, service) as used:
-            return service.run(lambda: ready(used()))
+            counts = service.run(lambda: started(None))
+        else:
+            with _sftp(store.layout.root, address, service) as used:
+                counts = service.run(lambda: started(used()))
+    audit.record(store.layout, "stop", details=audit.operator())
+    return counts
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from central_store import audit
 from central_store.layout import FORMAT, Layout
 from central_store.secret_files import read_secret
 from schemas import keys, names
@@ -186,6 +187,7 @@ def init(root: Path, *, name: str, host: str, port: int) -> Store:
     for file, data in secrets.items():
         durable.publish(layout.key(file), data, mode=0o600, replace=True)
     durable.publish(layout.settings, to_text(settings).encode("utf-8"), mode=0o644, replace=True)
+    audit.record(layout, "init", subject=settings.name, details=audit.operator())
     durable.publish(layout.format, FORMAT.encode("ascii"))
     return open_store(root)
 

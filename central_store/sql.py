@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import selectors
 import socket
 import subprocess
@@ -29,7 +30,8 @@ from central_store import replies, sql_rows
 from central_store.replies import Refused
 from central_store.settings import Settings, Store
 from schemas.messages import FacilityCard, SqlAnswer
-from schemas.names import FacilityName, RequestId, ShelfName
+from schemas.names import FacilityName, RequestId, ShelfName, UserName
+from schemas.views import VIEWS
 
 _HEAD = 4096
 
@@ -42,6 +44,12 @@ class Question(NamedTuple):
     sql: str
     owners: tuple[FacilityName, ...]
     answered: str
+    user: UserName
+
+    def named(self) -> list[str]:
+        """The views and columns whose names occur in it; its values are nobody's business."""
+        known = {*VIEWS, *(column.name for view in VIEWS.values() for column in view)}
+        return sorted(known.intersection(re.findall(r"[a-z_][a-z_0-9]*", self.sql.lower())))
 
 
 class Done(NamedTuple):

@@ -9,6 +9,7 @@
     outbox/               sealed batches on their way
     receipts/             every receipt, verifiable with `ssh-keygen -Y verify`
     replicas/NAME/        the receipts further stores gave for the same batches
+    checkpoints/STORE/    checkpoints of the store's audit log, signed by it
     pruned.jsonl          every local file that was deleted because it is stored
     releases.log          who released which kind of device, and who took it back
     staging/              work of one round; wiped when a round begins

@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from schemas import messages, peer_messages, signature, ustar
+from schemas import audit_messages, messages, peer_messages, signature, ustar
 from schemas.errors import FormatError, SealError
 from schemas.names import ObjectId, object_id
 
@@ -45,11 +45,13 @@ MESSAGE_FILES: dict[type[messages.Message], str] = {
     messages.SqlRequest: "request.json",
     messages.FetchRequest: "request.json",
     peer_messages.StoresRequest: "request.json",
+    audit_messages.AuditRequest: "request.json",
     messages.HeldAnswer: "answer.json",
     messages.SearchAnswer: "answer.json",
     messages.SqlAnswer: "answer.json",
     messages.FetchAnswer: "answer.json",
     peer_messages.StoresAnswer: "answer.json",
+    audit_messages.AuditAnswer: "answer.json",
 }
 ENDINGS: dict[str, str] = {"dicom": "dcm", "dicom+zstd": "dcm.zst", "age": "age", "age+zstd": "age"}
 """A row's encoding to the ending of its object's name."""
@@ -87,7 +89,8 @@ def table_digest(message: messages.Message) -> str:
     """SHA-256 of the table a message speaks of, or an empty text: its own field, or a batch's id."""
     if isinstance(message, messages.Statement):
         return message.batch
-    return message.table if isinstance(message, messages.SearchAnswer | messages.SqlAnswer) else ""
+    tabled = (messages.SearchAnswer, messages.SqlAnswer, audit_messages.AuditAnswer)
+    return message.table if isinstance(message, tabled) else ""
 
 
 def object_name(name: ObjectId, encoding: str) -> str:

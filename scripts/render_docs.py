@@ -17,6 +17,8 @@ from pathlib import Path
 
 from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR, tag_for_keyword
 
+from central_store import audit_kit
+from central_store.audit_events import KINDS
 from central_store.check import CODES
 from central_store.replies import REASONS as STORE_REASONS
 from central_store.settings import Settings as StoreSettings
@@ -28,7 +30,10 @@ from schemas import columns, extract, messages, views
 from schemas.errors import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["schemas/FORMAT.md", "docs/terminals.md", "docs/sql.md", "docs/stores.md", "docs/security.md"]
+PAGES = [
+    "schemas/FORMAT.md", "docs/terminals.md", "docs/sql.md", "docs/stores.md", "docs/security.md",
+    "docs/auditors.md",
+]  # fmt: skip
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -153,6 +158,17 @@ def profile_attributes() -> str:
     return table(["about", "what becomes of it"], rows)
 
 
+def cookbook() -> str:
+    """Every question and its SQL; the first lines are the question."""
+    parts = []
+    for name, text in audit_kit.questions():
+        lines = text.splitlines()
+        asked = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+        sql = "\n".join(line for line in lines if not line.startswith("-- "))
+        parts.append(f"**{name.removesuffix('.sql')}.** {' '.join(asked)}\n\n```sql\n{sql}\n```\n")
+    return "\n" + "\n".join(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "messages": message_table,
     "columns": column_table,
@@ -169,6 +185,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "restore-reasons": lambda: plain_table(["reason", "meaning"], restore.REASONS),
     "store-reasons": lambda: plain_table(["reason", "meaning"], STORE_REASONS),
     "store-settings": store_settings_table,
+    "audit-kinds": lambda: plain_table(["kind", "meaning"], KINDS),
+    "audit-views": lambda: f"\n```sql\n{audit_kit.source('views.sql')}```\n",
+    "cookbook": cookbook,
     "check-codes": lambda: plain_table(["code", "meaning"], CODES),
     "settings": lambda: table(
         ["key", "default", "meaning"],

@@ -37,7 +37,7 @@ def status(root: Root, as_json: bool) -> None:
 @pass_root
 def rebuild(root: Root, as_json: bool) -> None:
     """Make the catalog again from the manifests; the service must be stopped."""
-    from central_store import catalog, lock
+    from central_store import audit, catalog, lock
 
     store = root.open()
     with lock.held(store.layout.lock):
@@ -45,4 +45,5 @@ def rebuild(root: Root, as_json: bool) -> None:
         with catalog.Catalog(store.layout, store.settings) as made:
             totals = made.totals()
     count, rows = sum(a for a, _ in totals.values()), sum(b for _, b in totals.values())
+    audit.record(store.layout, "rebuild", details=audit.operator(batches=count, rows=rows))
     show(as_json, {"batches": count, "rows": rows}, f"catalog made again: {count:,} batches, {rows:,} rows")

@@ -23,6 +23,8 @@ _COMMANDS = {
     "sshd-config": ("road", "Print a hardened configuration for OpenSSH in front of the store."),
     "status": ("look", "What is stored, and what waits."),
     "check": ("checking", "Check that everything promised is there."),
+    "audit": ("audit", "The audit log: verify it, close and print its head, views for DuckDB."),
+    "audit-kit": ("audit", "A folder for an auditor: manifests, receipts, audit log, questions as SQL."),
     "rebuild": ("look", "Make the catalog again from the manifests."),
 }
 

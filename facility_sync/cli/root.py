@@ -23,6 +23,7 @@ _COMMANDS = {
     "daemon": ("sync", "The same round on a schedule, for machines without cron."),
     "query": ("query", "Search the store."),
     "shell": ("shell", "Search again and again on one connection."),
+    "audit": ("audit", "What the store's audit log says about this facility's data."),
     "fetch": ("fetch", "Bring matching images back, bit for bit."),
     "protect": ("single", "One file as a round would store it."),
     "restore": ("single", "One protected or sealed file back, byte for byte."),

@@ -134,7 +134,8 @@ class Facility:
         members = changes.pop("members", objects)
         statement = container.sign(messages.Statement(**(values | changes)), signer)
         self.sequence, self.previous = self.sequence + 1, batch
-        plain = container.head_bytes(statement, table) + tar_of(members) + ustar.END
+        packed = tar_of(members, [given["encoding"] for given in rows])
+        plain = container.head_bytes(statement, table) + packed + ustar.END
         sealed = envelope.seal_bytes(plain, [store.age_recipient])
         named = {hashlib.sha256(data).hexdigest(): data for data in objects}
         return Made(batch, sealed, plain, statement, table, named)
@@ -155,13 +156,14 @@ class Facility:
         return head.signed.message, head.table, plain
 
 
-def tar_of(objects: Sequence[bytes]) -> bytes:
-    """The members of these objects, without the tar's end."""
+def tar_of(objects: Sequence[bytes], encodings: Sequence[str] = ()) -> bytes:
+    """The members of these objects, without the tar's end; named for `age` where nothing else is said."""
+    endings = [container.ENDINGS.get(encoding, "age") for encoding in encodings]
     return b"".join(
-        ustar.header(f"objects/{hashlib.sha256(data).hexdigest()}.age", len(data))
+        ustar.header(f"objects/{hashlib.sha256(data).hexdigest()}.{ending}", len(data))
         + data
         + ustar.padding(len(data))
-        for data in objects
+        for data, ending in zip(objects, [*endings, *["age"] * len(objects)], strict=False)
     )
 
 

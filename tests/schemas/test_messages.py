@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import messages, peer_messages
+from schemas import audit_messages, messages, peer_messages
 from schemas.errors import FormatError, VersionError
 
 SSH = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIGcD/vUm1Gc8cV8aGTPm6aQbY+yBI5IbeQWvW3JQ7Ff"
@@ -63,6 +63,18 @@ SAMPLES: dict[type[messages.Message], dict[str, object]] = {
         "store": "central", "request": R, "objects": [H], "bytes": 3, "missing": [], "answered": T,
     },
     peer_messages.StoresRequest: {"id": R, "facility": "clinic-a", "created": T},
+    audit_messages.Checkpoint: {
+        "store": "central", "segment": 2, "events": 3, "sequence": 7, "head": H, "table": H, "previous": H,
+        "created": T,
+    },
+    audit_messages.AuditRequest: {
+        "id": R, "facility": "clinic-a", "user": "kimura", "password": "x", "since": T, "before": 0,
+        "limit": 10, "created": T,
+    },
+    audit_messages.AuditAnswer: {
+        "store": "central", "request": R, "returned": 1, "table": H, "more": 0, "checkpoint": "",
+        "signature": "", "answered": T,
+    },
 }  # fmt: skip
 SAMPLES[peer_messages.StoresAnswer] = {
     "store": "central", "request": R, "answered": T,

@@ -1,0 +1,5 @@
+-- Who searched, by which columns, and how much did it find? (Values are never logged; of SQL, the names in it.)
+SELECT time, facility, "user", kind, details->>'$.level' AS level,
+    coalesce(json_keys(details, '$.conditions'), CAST(details->'$.names' AS VARCHAR[])) AS searched_by,
+    CAST(details->>'$.matches' AS BIGINT) AS matches, CAST(details->>'$.returned' AS BIGINT) AS rows_shown
+FROM events WHERE kind IN ('search', 'sql') ORDER BY sequence;
