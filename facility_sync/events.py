@@ -23,6 +23,7 @@ from facility_sync.home import Home
 from schemas import container, names
 from schemas.audit_messages import AuditAnswer, AuditRequest, Checkpoint
 from schemas.errors import FormatError, SealError, SettingsError
+from schemas.messages import StoreCard
 from schemas.transit import durable
 
 PAGE = 10_000
@@ -48,7 +49,7 @@ def read(
     before = 0
     while limit > 0:
         answer, rows = _page(home, desk, account, since, before, min(limit, PAGE))
-        _keep(home, answer)
+        _keep(home.root / "checkpoints" / desk.store.store, desk.store, answer)
         yield from rows
         limit -= len(rows)
         before = answer.more
@@ -83,35 +84,24 @@ def _page(
     return answer, table.to_pylist()
 
 
-def _keep(home: Home, answer: AuditAnswer) -> None:
+def _keep(folder: Path, store: StoreCard, answer: AuditAnswer) -> None:
     """Verify the checkpoint of an answer, compare it with those kept here, and keep it."""
-    if not answer.checkpoint:
-        newest = 0
-    else:
+    newest = 0
+    if answer.checkpoint:
         data = answer.checkpoint.encode()
-        signed = container.verify(data, answer.signature, home.store.signing_key)
-        found = signed.message
-        if not isinstance(found, Checkpoint) or found.store != home.store.store:
+        found = container.verify(data, answer.signature, store.signing_key).message
+        if not isinstance(found, Checkpoint) or found.store != store.store:
             raise SealError("the store's checkpoint is none of its own")
-        newest = found.segment
-        path = _path(home, found)
+        newest, path = found.segment, folder / f"{found.segment:08}.json"
         if not path.exists():
-            durable.make_dirs(path.parent)
+            durable.make_dirs(folder)
             durable.publish(path.with_name(path.name + ".sig"), answer.signature.encode(), replace=True)
             durable.publish(path, data, replace=True)
         elif path.read_bytes() != data:
             raise SealError(_OTHER, hint=_ASK)
-    if any(int(path.stem) > newest for path in _folder(home).glob("[0-9]*.json")):
+    if any(int(path.stem) > newest for path in folder.glob("[0-9]*.json")):
         raise SealError(_OTHER, hint=_ASK)
 
 
 _OTHER = "the store's audit log is not the one it was: a checkpoint kept here is not in it"
 _ASK = "Ask the store's operator, and keep the folder `checkpoints` of this home: it is the proof."
-
-
-def _folder(home: Home) -> Path:
-    return home.root / "checkpoints" / home.store.store
-
-
-def _path(home: Home, checkpoint: Checkpoint) -> Path:
-    return _folder(home) / f"{checkpoint.segment:08}.json"

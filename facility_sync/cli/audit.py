@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from facility_sync import output
-from facility_sync.cli.common import account_options, json_option, pass_home, password
+from facility_sync.cli.common import account_options, json_option, pass_home, password, store_option
 from facility_sync.cli.conditions import today
 from facility_sync.home import Home
 
@@ -25,11 +25,12 @@ _HEADINGS = {
 @click.option(
     "--limit", type=click.IntRange(1), default=1000, show_default=True, help="Most events, newest first."
 )
+@store_option
 @account_options
 @json_option
 @pass_home
 def audit(
-    home: Home, /, since: str, limit: int, user: str | None, password_file: Path | None,
+    home: Home, /, since: str, limit: int, only: str, user: str | None, password_file: Path | None,
     password_stdin: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """What happened to this facility's data at the store: who searched, was given images, was refused.
@@ -47,7 +48,7 @@ def audit(
 
     name, secret = password(user, password_file, stdin=password_stdin)
     account = Account(user=name, password=secret)
-    with exchange.connect(home) as desk:
+    with exchange.connect(home, only=only) as desk:
         rows = list(events.read(home, desk, account, since=_moment(since), limit=limit))
     if as_json:
         click.echo(output.to_json(rows))
