@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 from central_store import batches, lookups, packs, publish
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
+from central_store.change_notes import Notes
 from central_store.layout import Layout
 from central_store.lookups import Lookups
 from central_store.packs import Place
@@ -84,6 +85,7 @@ class Catalog:
         if not self._rebuild and not self._layout.catalog.exists():
             raise CatalogError("there is no catalog")
         self._connection = self._open()
+        self._notes = Notes(self._connection, self._layout)
         try:
             with _translated():
                 found = self._connection.execute("SELECT value FROM version").fetchall()
@@ -97,6 +99,8 @@ class Catalog:
             self.rebuild()
         else:
             self._damaged = self._read_damaged()
+            with _translated():
+                self._notes.flush()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,16 +143,22 @@ class Catalog:
     def _follow(self, batch: Batch) -> None:
         self._look_for_damage()
         with _translated():
+            self._notes.flush()  # what a failing disk refused before
             if self._connection.execute(tables.SEEN, [batch.batch]).fetchall():
                 return
             with self._transaction():
                 self._load(batch)
                 sources, instances = (self._again(kind) for kind in ("source_digest", "sop_instance_uid"))
+                self._notes.added([batch.batch])
                 if instances:
                     parameters = {"numbers": instances, "facility": batch.facility}
-                    self._connection.execute(tables.CONFLICT, parameters)
+                    if found := self._column(tables.CONFLICT, parameters):
+                        self._notes.add("conflict", *batch, sop_instance_uids=sorted(found))
                 if sources:
                     self._mark(tables.MARKED, {"numbers": sources})
+                    self._notes.standing()
+                self._notes.keep()
+            self._notes.flush()
             if self._connection.execute(tables.FORKED, {"batch": batch.batch}).fetchall():
                 log.warning("forked facility=%s batch=%s: see `fstore status`", batch.facility, batch.batch)
             self._lookups.tidy()
@@ -180,7 +190,12 @@ class Catalog:
             changed = {"batches": sorted(found ^ self._damaged)}
             digests = self._column(tables.DIGESTS_OF_BATCHES, changed)
             self._mark(tables.MARKED, {"numbers": self._lookups.find("source_digest", digests)})
+            self._notes.damage(self._damaged, found)
+            self._notes.standing()
+            self._notes.keep()
         self._damaged = found
+        with _translated():
+            self._notes.flush()
 
     def _write_damaged(self, found: frozenset[BatchId]) -> None:
         self._connection.execute("DELETE FROM damaged")
@@ -259,24 +274,27 @@ class Catalog:
         self._connection.close()
         drop(self._layout)
         self._connection = self._open()
-        count = 0
+        self._notes = Notes(self._connection, self._layout)
         with _translated():
             for ddl in tables.TABLES:
                 self._connection.execute(ddl)
             self._lookups = self._opened_lookups()
+            known = []
             for batch in batches.listing(self._layout):
                 with self._transaction():
                     self._load(batch)
                 self._lookups.tidy()
-                count += 1
+                known.append(batch)
             self._damaged = packs.damaged(self._layout)
             with self._transaction():
                 self._write_damaged(self._damaged)
                 self._mark(tables.MARKED_ALL)
                 self._connection.execute(tables.CONFLICT_ALL)
+                self._notes.catch_up(known, self._damaged)
+            self._notes.flush()
             self._connection.execute("CREATE TABLE version AS SELECT ? AS value", [VERSION])
             self._connection.execute("CHECKPOINT")
-        return count
+        return len(known)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -284,6 +302,7 @@ class Catalog:
         try:
             yield
         except BaseException:
+            self._notes.clear()
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")

@@ -6,6 +6,7 @@
     spans       the numbers of its objects: they follow each other
     conflicts   SOP instances of which a facility sent different files
     damaged     batches whose pack is damaged: what lies in `damaged/`
+    changes     lines of the change feed that are not lasting in its file yet
     instances   a view: objects with all columns
 
 A part is a roll-up that never changes but for its counts: a batch adds its own and touches no other. Its
@@ -68,6 +69,7 @@ TABLES: tuple[str, ...] = (
     "CREATE TABLE spans (batch_id VARCHAR NOT NULL, first BIGINT NOT NULL, rows BIGINT NOT NULL)",
     "CREATE TABLE conflicts (facility VARCHAR, sop_instance_uid VARCHAR)",
     "CREATE TABLE damaged (batch_id VARCHAR)",
+    "CREATE TABLE changes (number BIGINT NOT NULL, line VARCHAR NOT NULL)",
     f"""CREATE VIEW instances AS SELECT
     {", ".join(f'{"p" if c in SHARED else "o"}."{c.name}"' for c in columns.COLUMNS)},
     p.batch_id, o.object_offset, o.duplicate
@@ -172,3 +174,18 @@ FROM batches b GROUP BY facility"""
 ROWS_OF_BATCHES = """SELECT b.batch_id, coalesce(n, 0) FROM batches b LEFT JOIN (
     SELECT p.batch_id, count(*) AS n FROM objects o JOIN parts p ON p.part = o.part GROUP BY ALL
 ) c ON c.batch_id = b.batch_id"""
+
+ANNOUNCED = """SELECT facility, batch_id, sequence, objects, bytes, strftime(stored, '%Y-%m-%dT%H:%M:%SZ')
+FROM batches WHERE batch_id IN (SELECT unnest($batches::VARCHAR[])) ORDER BY facility, sequence, batch_id"""
+CHANGED = """SELECT facility, batch_id, now, list(object_sha256 ORDER BY object_sha256) FROM flipped
+GROUP BY ALL ORDER BY ALL"""
+STAND_BEHIND = """SELECT p.facility, p.batch_id, true, list(object_sha256 ORDER BY object_sha256)
+FROM objects o JOIN parts p ON p.part = o.part
+WHERE o.duplicate AND p.batch_id IN (SELECT unnest($batches::VARCHAR[])) GROUP BY ALL ORDER BY ALL"""
+CONFLICTS_OF = """SELECT DISTINCT o.sop_instance_uid FROM objects o JOIN parts p ON p.part = o.part
+WHERE p.batch_id = $batch AND (p.facility, o.sop_instance_uid) IN (
+    SELECT (facility, sop_instance_uid) FROM conflicts) ORDER BY 1"""
+OWNER = "SELECT facility FROM batches WHERE batch_id = $batch"
+NOTE = "INSERT INTO changes VALUES (?, ?)"
+NOTED = "SELECT number, line FROM changes ORDER BY number"
+FORGET = "DELETE FROM changes WHERE number <= ?"

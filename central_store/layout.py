@@ -16,6 +16,7 @@
     quarantine/<facility>/                 what was refused, with the reason
     quarantine/_packs/                     damaged packs, with the reason; never removed by a program
     damaged/<batch-id>.json                batches whose pack is damaged: the notice their facility got
+    changes.jsonl                          the change feed (`central_store.changes`): only ever added to
     checks/*.parquet                       what was read and compared, when, and how it came out
     audit/                                 who did what here, append-only (`central_store.audit`)
     peers/<name>/                          stores we replicate with (`central_store.peers`)
@@ -145,6 +146,11 @@ class Layout:
     def view_state(self, facility: FacilityName) -> Path:
         """What those rows were made of."""
         return self.views / f"{facility}.state"
+
+    @property
+    def changes(self) -> Path:
+        """The change feed."""
+        return self.root / "changes.jsonl"
 
     @property
     def published(self) -> Path:

@@ -18,6 +18,7 @@ FILES = [
 ONLY: dict[str, tuple[str, ...]] = {
     "duckdb": (
         "central_store/catalog.py",
+        "central_store/change_notes.py",
         "central_store/lookups.py",
         "central_store/plain_reader.py",
         "central_store/sql_",

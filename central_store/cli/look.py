@@ -1,4 +1,4 @@
-"""`fstore status`, `rebuild`."""
+"""`fstore status`, `rebuild`, `changes`."""
 
 from __future__ import annotations
 
@@ -47,3 +47,27 @@ def rebuild(root: Root, as_json: bool) -> None:
     count, rows = sum(a for a, _ in totals.values()), sum(b for _, b in totals.values())
     audit.record(store.layout, "rebuild", details=audit.operator(batches=count, rows=rows))
     show(as_json, {"batches": count, "rows": rows}, f"catalog made again: {count:,} batches, {rows:,} rows")
+
+
+@click.command()
+@click.option(
+    "--since", type=click.IntRange(0), default=0, show_default=True, help="What came after this cursor."
+)
+@json_option
+@pass_root
+def changes(root: Root, since: int, as_json: bool) -> None:
+    """What was added, superseded, set aside or repaired since a cursor; works while the service runs.
+
+    The last line, or `cursor` in the JSON document, is the cursor for the next time.
+
+    \b
+    Examples:
+      fstore changes
+      fstore changes --since 1200 --json
+    """  # noqa: D301
+    from central_store import changes as feed
+
+    found = list(feed.since(root.open().layout, since))
+    cursor = found[-1]["number"] if found else since
+    lines = [f"{c['number']:>8}  {c['kind']:<10}  {c['facility']}  {c['batch']}" for c in found]
+    show(as_json, {"changes": found, "cursor": cursor}, "\n".join([*lines, f"cursor: {cursor}"]))

@@ -70,8 +70,8 @@ class Made:
     def damage(self, batch: Batch) -> None:
         self.layout.damage(batch.batch).write_bytes(b"")
 
-    def standing(self) -> list[dict[str, Any]]:
-        """All rows that stand in answers, by a plain reading of the manifests."""
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, by a plain reading of the manifests."""
         rows = []
         for batch, sequence in self.batches:
             table = (self.layout.manifest(*batch) / container.TABLE).read_bytes()
@@ -79,6 +79,11 @@ class Made:
             for place, found in enumerate(manifest.from_parquet(table, facility=batch.facility).to_pylist()):
                 rank = (damaged, sequence, batch.batch, found["object_sha256"], place)
                 rows.append({**found, "batch_id": batch.batch, "rank": rank})
+        return rows
+
+    def standing(self) -> list[dict[str, Any]]:
+        """The rows that stand in answers."""
+        rows = self.rows()
         by_file: dict[Any, dict[str, Any]] = {}
         for found in sorted(rows, key=lambda r: r["rank"]):
             by_file.setdefault((found["facility"], found["source_digest"]), found)
