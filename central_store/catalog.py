@@ -3,14 +3,13 @@
 Tables: `central_store.catalog_tables`. From a UID, token or digest to its rows: `central_store.lookups`.
 
 Guarantees: a batch is one transaction; following it again is a no-op. What it costs follows the batch, not
-the archive: its objects and parts are added, and other rows are touched only where a file was sent again. Its
-rows come from the strict reader of manifests, never from DuckDB's own, which may fail, or say something else,
-over a footer made for that. The same file sent twice is one row in answers: that of the undamaged batch with
-the lowest sequence; `duplicate` marks the others. So all answers follow from the files alone, in whatever
-order batches came. DuckDB's errors come out as `CatalogError`. The database may read no file but its own.
+the archive: its objects and parts are added, and other rows are touched only where a file was sent again. The
+same file sent twice is one row in answers: that of the undamaged batch with the lowest sequence; `duplicate`
+marks the others. So all answers follow from the files alone, in whatever order batches came.
 
-Leaves to others: what to ask (`central_store.query`), what was asked (`central_store.search`). One process
-may open it (DuckDB's own rule); `central_store.lock` keeps it so.
+Leaves to others: its file and its errors (`central_store.catalog_file`), the rows of one batch
+(`central_store.catalog_load`), what to ask (`central_store.query`), what was asked (`central_store.search`).
+One process may open it (DuckDB's own rule); `central_store.lock` keeps it so.
 """
 
 from __future__ import annotations
@@ -19,43 +18,33 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from central_store import batches, lookups, packs, publish
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
+from central_store.catalog_file import CatalogError, connect, drop, translated
+from central_store.catalog_load import column, load
 from central_store.change_notes import Notes
 from central_store.layout import Layout
 from central_store.lookups import Lookups
 from central_store.packs import Place
 from central_store.query import Points
-from central_store.replies import Refused
 from central_store.settings import Settings
-from schemas import manifest, names, ustar
-from schemas.container import TABLE
-from schemas.errors import Damaged, FormatError
+from schemas import names
+from schemas.errors import Damaged
 from schemas.names import BatchId, FacilityName, ObjectId
 
 log = logging.getLogger("central_store")
 
-
-class CatalogError(Damaged):
-    """The catalog failed; it is derived and can be made again."""
-
-    hint = "Stop the service and run `fstore rebuild`: the catalog is made again from the manifests."
-
-
 VERSION = hashlib.sha256("\n".join((*tables.TABLES, duckdb.__version__)).encode()).hexdigest()
 """Of the tables' shape and of DuckDB, whose hash function the keys use: another one means a rebuild."""
 
-_B = ustar.BLOCK
 _NONE: Points = {}
 
 
@@ -84,10 +73,10 @@ class Catalog:
         """Open it."""
         if not self._rebuild and not self._layout.catalog.exists():
             raise CatalogError("there is no catalog")
-        self._connection = self._open()
+        self._connection = connect(self._layout, self._settings)
         self._notes = Notes(self._connection, self._layout)
         try:
-            with _translated():
+            with translated():
                 found = self._connection.execute("SELECT value FROM version").fetchall()
                 if found != [(VERSION,)]:
                     raise CatalogError("the catalog is of another version")
@@ -99,7 +88,7 @@ class Catalog:
             self.rebuild()
         else:
             self._damaged = self._read_damaged()
-            with _translated():
+            with translated():
                 self._notes.flush()
         return self
 
@@ -111,24 +100,6 @@ class Catalog:
 
     def _opened_lookups(self) -> Lookups:
         return Lookups(self._connection, self._layout.catalog.parent, seal=self._seal)
-
-    def _open(self) -> duckdb.DuckDBPyConnection:
-        config: dict[str, Any] = {
-            "memory_limit": f"{self._settings.catalog_memory_mb}MB",
-            "threads": self._settings.catalog_threads,
-            "temp_directory": str(self._layout.staging / "catalog"),
-            "preserve_insertion_order": False,
-            "autoload_known_extensions": False,
-            "autoinstall_known_extensions": False,
-            "allow_community_extensions": False,
-            "python_enable_replacements": False,
-        }
-        with _translated():
-            connection = duckdb.connect(str(self._layout.catalog), config=config)
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
-        return connection
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -142,12 +113,12 @@ class Catalog:
 
     def _follow(self, batch: Batch) -> None:
         self._look_for_damage()
-        with _translated():
+        with translated():
             self._notes.flush()  # what a failing disk refused before
             if self._connection.execute(tables.SEEN, [batch.batch]).fetchall():
                 return
             with self._transaction():
-                self._load(batch)
+                load(self._connection, self._lookups, self._layout, batch)
                 sources, instances = (self._again(kind) for kind in ("source_digest", "sop_instance_uid"))
                 self._notes.added([batch.batch])
                 if instances:
@@ -170,7 +141,7 @@ class Catalog:
         return found if len(found) > len(set(values)) else []
 
     def _column(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
-        return [value for (value,) in self._connection.execute(sql, parameters).fetchall()]
+        return column(self._connection, sql, parameters)
 
     def _mark(self, marked: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Decide anew which row of a file stands in answers, for the objects that a statement finds."""
@@ -185,7 +156,7 @@ class Catalog:
         found = packs.damaged(self._layout)
         if found == self._damaged:
             return
-        with _translated(), self._transaction():
+        with translated(), self._transaction():
             self._write_damaged(found)
             changed = {"batches": sorted(found ^ self._damaged)}
             digests = self._column(tables.DIGESTS_OF_BATCHES, changed)
@@ -194,7 +165,7 @@ class Catalog:
             self._notes.standing()
             self._notes.keep()
         self._damaged = found
-        with _translated():
+        with translated():
             self._notes.flush()
 
     def _write_damaged(self, found: frozenset[BatchId]) -> None:
@@ -202,44 +173,12 @@ class Catalog:
         self._connection.execute("INSERT INTO damaged SELECT unnest(?::VARCHAR[])", [sorted(found)])
 
     def _read_damaged(self) -> frozenset[BatchId]:
-        with _translated():
+        with translated():
             return frozenset(names.batch_id(batch) for batch in self._column("SELECT batch_id FROM damaged"))
-
-    def _load(self, batch: Batch) -> None:
-        """The rows of a batch: its objects, its parts, their keys, and its line into `batches`."""
-        execute = self._connection.execute
-        folder = self._layout.manifest(*batch)
-        statement, _ = batches.statement(self._layout, batch)
-        front = [(folder / name).stat().st_size for name in batches.FILES[:3]]
-        head = sum(ustar.BLOCK + size + len(ustar.padding(size)) for size in front)
-        rows = _with_offsets(_rows(folder / TABLE, batch), head)
-        (first,) = self._column(tables.NEXT)
-        self._connection.register("incoming", rows)
-        try:
-            execute(tables.FRESH, {"first": first})
-        finally:
-            with suppress(duckdb.Error):  # in a transaction that failed
-                self._connection.unregister("incoming")
-        execute(tables.FRESH_PARTS)
-        for kind, (values, update) in tables.ENTITIES.items():
-            if found := self._lookups.find(kind, self._column(values)):
-                execute(update, {"found": found})
-        execute(tables.ADD_OBJECTS)
-        execute(tables.ADD_PARTS, {"batch": batch.batch})
-        for add in tables.ADD_KEYS:
-            execute(add)
-        execute(
-            tables.ADD_BATCH,
-            [
-                batch.batch, statement.facility, statement.sequence, statement.previous, statement.objects,
-                statement.bytes, statement.created, batches.stored(self._layout, batch),
-            ],
-        )  # fmt: skip
-        execute(tables.ADD_SPAN, [batch.batch, first, len(rows)])
 
     def settle(self) -> None:
         """Bring the look-ups into order now, which otherwise goes on beside the service."""
-        with _translated():
+        with translated():
             self._lookups.tidy(settle=True)
 
     def publish(self, now: datetime, *, wait: bool = False) -> None:
@@ -258,7 +197,7 @@ class Catalog:
 
     def _publish(self, cursor: duckdb.DuckDBPyConnection, now: datetime) -> None:
         try:
-            with cursor, _translated():
+            with cursor, translated():
                 publish.publish(cursor, self._layout, now)
         except (OSError, Damaged) as error:
             log.error("the catalog was not published: %s", getattr(error, "strerror", None) or error)
@@ -273,16 +212,16 @@ class Catalog:
         self._end_publishing()
         self._connection.close()
         drop(self._layout)
-        self._connection = self._open()
+        self._connection = connect(self._layout, self._settings)
         self._notes = Notes(self._connection, self._layout)
-        with _translated():
+        with translated():
             for ddl in tables.TABLES:
                 self._connection.execute(ddl)
             self._lookups = self._opened_lookups()
             known = []
             for batch in batches.listing(self._layout):
                 with self._transaction():
-                    self._load(batch)
+                    load(self._connection, self._lookups, self._layout, batch)
                 self._lookups.tidy()
                 known.append(batch)
             self._damaged = packs.damaged(self._layout)
@@ -315,7 +254,7 @@ class Catalog:
         timer = threading.Timer(self._settings.search_seconds, self._connection.interrupt)
         timer.start()
         try:
-            with _translated():
+            with translated():
                 yield
         finally:
             timer.cancel()
@@ -363,43 +302,12 @@ class Catalog:
 
     def totals(self) -> dict[FacilityName, tuple[int, int]]:
         """Batches and rows of each facility."""
-        with _translated():
+        with translated():
             rows = self._connection.execute(tables.PER_FACILITY).fetchall()
         return {names.facility_name(name): (count, instances) for name, count, instances in rows}
 
     def rows_of_batches(self) -> dict[BatchId, int]:
         """How many rows each batch has; a batch without any counts 0."""
-        with _translated():
+        with translated():
             rows = self._connection.execute(tables.ROWS_OF_BATCHES).fetchall()
         return {names.batch_id(name): count for name, count in rows}
-
-
-def _rows(path: Path, batch: Batch) -> pa.Table:
-    try:
-        return manifest.from_parquet(path.read_bytes(), facility=batch.facility)
-    except (FormatError, FileNotFoundError) as error:
-        raise CatalogError(f"the manifest of batch {batch.batch} cannot be read") from error
-
-
-def _with_offsets(rows: pa.Table, head: int) -> pa.Table:
-    """Where each object begins in its pack: a member is a header block, its bytes, and zeros to the next."""
-    blocks = pc.divide(pc.add(rows["object_bytes"], _B - 1), _B)
-    room = pc.multiply(pc.add(blocks, 1), _B)
-    return rows.append_column("object_offset", pc.add(pc.subtract(pc.cumulative_sum(room), room), head + _B))
-
-
-def drop(layout: Layout) -> None:
-    """Remove the catalog's files, whatever state they are in."""
-    for path in layout.catalog.parent.iterdir():
-        path.unlink()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except duckdb.InterruptException:
-        raise Refused("too-slow", "the search took longer than this store allows: narrow it") from None
-    except duckdb.Error as error:
-        # DuckDB's text may quote a value of a row: the first words of its class are enough for an operator.
-        raise CatalogError(f"the catalog failed ({type(error).__name__})") from error

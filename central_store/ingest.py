@@ -33,7 +33,8 @@ from datetime import datetime
 
 from central_store import audit, batches, damage, facilities, replies, verify
 from central_store.batches import Batch
-from central_store.catalog import Catalog, CatalogError
+from central_store.catalog import Catalog
+from central_store.catalog_file import CatalogError
 from central_store.layout import Layout
 from central_store.replies import Refused
 from central_store.settings import Store

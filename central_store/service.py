@@ -28,7 +28,8 @@ from central_store import accounts, facilities, inbox, ingest, lock, quarantine,
 from central_store.audit_segments import close_if_due
 from central_store.batches import Batch
 from central_store.bell import Bell
-from central_store.catalog import Catalog, CatalogError
+from central_store.catalog import Catalog
+from central_store.catalog_file import CatalogError
 from central_store.crew import Crashed, Crew, Worker
 from central_store.fetch import Order
 from central_store.replies import Refused

@@ -18,6 +18,8 @@ FILES = [
 ONLY: dict[str, tuple[str, ...]] = {
     "duckdb": (
         "central_store/catalog.py",
+        "central_store/catalog_file.py",
+        "central_store/catalog_load.py",
         "central_store/change_notes.py",
         "central_store/lookups.py",
         "central_store/plain_reader.py",

@@ -37,11 +37,11 @@ def status(root: Root, as_json: bool) -> None:
 @pass_root
 def rebuild(root: Root, as_json: bool) -> None:
     """Make the catalog again from the manifests; the service must be stopped."""
-    from central_store import audit, catalog, lock
+    from central_store import audit, catalog, catalog_file, lock
 
     store = root.open()
     with lock.held(store.layout.lock):
-        catalog.drop(store.layout)
+        catalog_file.drop(store.layout)
         with catalog.Catalog(store.layout, store.settings) as made:
             totals = made.totals()
     count, rows = sum(a for a, _ in totals.values()), sum(b for _, b in totals.values())

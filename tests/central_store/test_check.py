@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from central_store import catalog, lock
+from central_store import catalog_file, lock
 from central_store.catalog import Catalog
 from central_store.check import CODES, Step, check
 from central_store.facilities import enrol
@@ -102,13 +102,13 @@ def test_a_catalog_that_lost_a_batch_is_found_and_made_again(broken: tuple[Place
     place, made = broken
     hidden = place.root / "hidden"
     folder(place, made).rename(hidden)
-    catalog.drop(place.store.layout)
+    catalog_file.drop(place.store.layout)
     with Catalog(place.store.layout, place.store.settings) as remade:
         assert len(remade.rows_of_batches()) == 1
     hidden.rename(folder(place, made))
     assert [p.code for p in check(place.store, read_data=False).problems] == ["catalog-rows"]
     with lock.held(place.store.layout.lock):
-        catalog.drop(place.store.layout)
+        catalog_file.drop(place.store.layout)
         with Catalog(place.store.layout, place.store.settings) as remade:
             assert remade.totals() == {"clinic-a": (1, 3), "hospital_b": (1, 2)}
     assert check(place.store, read_data=True).problems == []
@@ -154,7 +154,7 @@ def test_a_rebuild_reproduces_the_catalog_exactly_whatever_came_in_whatever_orde
         _edit(pack, _flip)
         assert check(place.store, read_data=True).set_aside == [made[0].batch]
         dumps.append(dump(place))
-        catalog.drop(place.store.layout)
+        catalog_file.drop(place.store.layout)
         assert dump(place) == dumps[-1]
     assert dumps[0] == dumps[1]
     rows = dumps[0]["instances"]

@@ -153,7 +153,7 @@ def test_a_pack_that_was_lost_is_taken_from_the_batch_sent_again(place: Place) -
 def test_a_catalog_that_fails_does_not_hold_back_a_receipt(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from central_store.catalog import CatalogError
+    from central_store.catalog_file import CatalogError
 
     made = place.put(place.a, place.a.batch([row(0)], place.card))
 

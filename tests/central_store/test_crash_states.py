@@ -18,7 +18,8 @@ from typing import NamedTuple
 import pytest
 
 from central_store import batches, damage
-from central_store.catalog import Catalog, CatalogError
+from central_store.catalog import Catalog
+from central_store.catalog_file import CatalogError
 from schemas import names
 from schemas.errors import SyncError
 from schemas.transit import durable

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from central_store import ingest, service
-from central_store.catalog import Catalog, CatalogError
+from central_store.catalog import Catalog
+from central_store.catalog_file import CatalogError
 from central_store.service import Clock, Service
 from central_store.settings import open_store
 from schemas import messages
