@@ -65,6 +65,13 @@ def committed(layout: Layout, batch: Batch) -> bool:
     return layout.manifest(*batch).is_dir()
 
 
+def find(layout: Layout, batch: BatchId) -> Batch | None:
+    """A committed batch whose facility is not known, by its id."""
+    for path in layout.manifests.glob(f"*/{batch}"):
+        return Batch(names.facility_name(path.parent.name), batch)
+    return None
+
+
 def same(layout: Layout, batch: Batch, folder: Path) -> bool:
     """Whether a staged folder holds the very statement and table that were committed."""
     pairs = ((folder / name, layout.manifest(*batch) / name) for name in FILES[:3])

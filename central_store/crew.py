@@ -17,9 +17,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from central_store import fetch, settings, sql, verify
+from central_store import fetch, reseal, settings, sql, verify
+from central_store.talk import Wanted
 from schemas.errors import SyncError
-from schemas.messages import FacilityCard
+from schemas.messages import FacilityCard, StoreCard
 from schemas.names import BatchId
 
 _context = get_context("forkserver")  # fork of a process with the imports done: quick to start, shares memory
@@ -34,7 +35,7 @@ def _store(root: Path) -> settings.Store:
     return settings.open_store(root)
 
 
-def _verify(root: Path, card: FacilityCard, batch: BatchId) -> verify.Verified:
+def _verify(root: Path, card: FacilityCard | StoreCard, batch: BatchId) -> verify.Verified:
     store = _store(root)
     return verify.verify(store.layout, card, store.keys.age_identity, batch)
 
@@ -52,7 +53,11 @@ def _sql(root: Path, question: sql.Question) -> int:
     return sql.answer(_store(root), _sandbox(root), question)
 
 
-JOBS: dict[str, Callable[..., Any]] = {"verify": _verify, "send": _send, "sql": _sql}
+def _reseal(root: Path, wanted: Wanted) -> None:
+    reseal.send(_store(root), wanted)
+
+
+JOBS: dict[str, Callable[..., Any]] = {"verify": _verify, "send": _send, "reseal": _reseal, "sql": _sql}
 
 
 def _work(pipe: Connection, root: Path) -> None:

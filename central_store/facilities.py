@@ -19,8 +19,10 @@ from schemas.names import FacilityName
 from schemas.transit import durable
 
 
-def enrol(layout: Layout, card: FacilityCard, *, replace_key: bool = False) -> None:
-    """Take a facility in; the same card again is a no-op.
+def enrol(
+    layout: Layout, card: FacilityCard, *, replace_key: bool = False, through: FacilityName | None = None
+) -> None:
+    """Take a facility in, at this store or `through` a peer; the same card again is a no-op.
 
     Raises:
         SettingsError: the name is taken by another key, or by a name in other letter case.
@@ -51,6 +53,20 @@ def enrol(layout: Layout, card: FacilityCard, *, replace_key: bool = False) -> N
             details=audit.operator(replaced=present is not None),
         )  # fmt: skip
         durable.publish(layout.card(card.facility), card.to_bytes(), replace=True)
+    mark = layout.via(card.facility)
+    if through is not None:
+        durable.make_dirs(mark.parent)
+        durable.publish(mark, through.encode("ascii"), replace=True)
+    elif mark.exists():
+        durable.remove(mark)
+
+
+def via(layout: Layout, facility: FacilityName) -> FacilityName | None:
+    """The peer that brought a facility; None for one that was enrolled here."""
+    try:
+        return names.facility_name(layout.via(facility).read_text("ascii"))
+    except FileNotFoundError:
+        return None
 
 
 def load(layout: Layout, facility: FacilityName) -> FacilityCard | None:

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from central_store import facilities, quarantine
+from central_store import facilities, peers, quarantine
 from central_store.layout import Layout
 from central_store.settings import Store
 from schemas import envelope
@@ -123,8 +123,8 @@ def sweep(
 
 
 def sweep_all(store: Store, now: datetime) -> None:
-    """Sweep every facility's shelves and quarantine by the store's settings."""
-    for facility in facilities.enrolled(store.layout):
+    """Sweep the shelves and quarantine of every facility and peer by the store's settings."""
+    for facility in (*facilities.enrolled(store.layout), *peers.names_of(store.layout)):
         swept = sweep(
             store.layout, facility,
             answers=store.settings.answer_days * _DAY,

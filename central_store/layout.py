@@ -3,7 +3,7 @@
     format                                 one line: the version of this layout
     store.toml                             settings (`central_store.settings`)
     keys/                                  host_key  signing_key  age_identity, mode 0600
-    facilities/<name>.json                 enrolled cards; former/ keeps replaced ones
+    facilities/<name>.json                 enrolled cards; former/ keeps replaced ones; via/ who brought them
     accounts/<facility>/<user>.json        password hashes, mode 0600
     guesses/<facility>.json                wrong passwords of late (`central_store.guesses`)
     grants/<owner>.<reader>.json           who may read whose rows
@@ -83,6 +83,10 @@ class Layout:
     def card(self, facility: FacilityName) -> Path:
         """One facility's card."""
         return self.facilities / f"{facility}.json"
+
+    def via(self, facility: FacilityName) -> Path:
+        """Names the peer that brought a facility; there is none for one that was enrolled here."""
+        return self.facilities / "via" / facility
 
     @property
     def authorized_keys(self) -> Path:
@@ -232,6 +236,6 @@ class Layout:
         fan_out = (self.packs / f"{number:02x}" for number in range(256))
         return (
             self.root / "keys", self.former, self.accounts, self.grants, *fan_out, self.manifests,
-            self.catalog.parent, self.shelves, self.root / "quarantine", self.audit, self.journal,
+            self.catalog.parent, self.log, self.shelves, self.root / "quarantine", self.audit, self.journal,
             self.staging,
         )  # fmt: skip

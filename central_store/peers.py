@@ -16,8 +16,10 @@ word is worth for people (`central_store.people`).
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from central_store import facilities
@@ -28,6 +30,10 @@ from schemas.messages import StoreCard, canonical
 from schemas.names import FacilityName
 from schemas.transit import durable
 
+log = logging.getLogger("central_store")
+
+MOST_ALARMS = 100
+"""Alarms of one peer that are kept."""
 ANY = "*"
 """In place of facilities: all that are not enrolled here."""
 
@@ -98,6 +104,45 @@ def forget(layout: Layout, name: FacilityName) -> None:
     (layout.peer(name) / "settled").unlink(missing_ok=True)
 
 
+def settled(layout: Layout, name: FacilityName) -> int:
+    """How many entries of a peer's log need no more looking at."""
+    try:
+        return int((layout.peer(name) / "settled").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+ALARMS: dict[str, str] = {
+    "rollback": "Its log is shorter than it was: it was put back from an old copy, or rebuilt.",
+    "fork": "Its log is not the continuation of what it was: rebuilt, or it tells different stories.",
+    "root": "Its log has not the root it signed.",
+}
+"""What no honest, undamaged store does."""
+
+
+def alarm(layout: Layout, name: FacilityName, kind: str, now: datetime) -> None:
+    """Record what a peer did, until a person clears it."""
+    folder = layout.peer(name) / "alarms"
+    durable.make_dirs(folder)
+    if len(list(folder.iterdir())) < MOST_ALARMS:
+        durable.publish(folder / f"{now:%Y%m%dT%H%M%S%f}Z.{kind}", b"", replace=True)
+    log.error("alarm peer=%s kind=%s: %s", name, kind, ALARMS[kind])
+
+
+def alarms(layout: Layout, name: FacilityName) -> list[tuple[str, str]]:
+    """Time and kind of each, the oldest first."""
+    found = sorted(path.name for path in (layout.peer(name) / "alarms").glob("*Z.*"))
+    return [(item.partition(".")[0], item.partition(".")[2]) for item in found]
+
+
+def clear(layout: Layout, name: FacilityName) -> int:
+    """A person saw the alarms; returns how many there were."""
+    found = list((layout.peer(name) / "alarms").glob("*Z.*"))
+    for path in found:
+        durable.remove(path)
+    return len(found)
+
+
 def load(layout: Layout, name: FacilityName) -> Peer | None:
     """A peer, or None; raises `SettingsError` for a broken file."""
     folder = layout.peer(name)
@@ -136,3 +181,14 @@ def everyone(layout: Layout) -> tuple[Peer, ...]:
     """All peers, sorted by name."""
     found = (load(layout, name) for name in names_of(layout))
     return tuple(peer for peer in found if peer is not None)
+
+
+def look_again(layout: Layout, name: FacilityName) -> None:
+    """Let the next round look at every entry of a peer's log again: packs are gone here."""
+    (layout.peer(name) / "settled").unlink(missing_ok=True)
+    ask(layout, name)
+
+
+def ask(layout: Layout, name: FacilityName) -> None:
+    """Let the service ask a peer for news now."""
+    durable.publish(layout.peer(name) / "ask", b"", replace=True, lasting=False)

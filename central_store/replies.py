@@ -30,6 +30,7 @@ REASONS: dict[str, str] = {
     "format": "Sealed and signed, but not what both sides agreed on.",
     "version": "Of a format version this store does not know.",
     "other-facility": "It speaks for another facility than the one whose shelf it lay on.",
+    "unknown-facility": "Its facility is not enrolled here, and the peer may not bring it.",
     "other-name": "Its name on the shelf is not the id of what is inside.",
     "manifest-mismatch": "Statement, manifest and objects do not say the same.",
     "other-statement": "The batch is stored already, under another statement of its facility.",

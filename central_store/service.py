@@ -24,7 +24,18 @@ from datetime import datetime
 from multiprocessing.connection import wait
 from typing import Any
 
-from central_store import accounts, facilities, inbox, ingest, lock, quarantine, replies, requests
+from central_store import (
+    accounts,
+    batches,
+    facilities,
+    inbox,
+    ingest,
+    lock,
+    peers,
+    quarantine,
+    replies,
+    requests,
+)  # fmt: skip
 from central_store.audit_segments import close_if_due
 from central_store.batches import Batch
 from central_store.bell import Bell
@@ -32,12 +43,14 @@ from central_store.catalog import Catalog
 from central_store.catalog_file import CatalogError
 from central_store.crew import Crashed, Crew, Worker
 from central_store.fetch import Order
+from central_store.peers import Peer
 from central_store.replies import Refused
 from central_store.settings import Store
 from central_store.sql import Question
+from central_store.talk import Talk, Wanted
 from schemas import names
 from schemas.errors import AccessDenied, Damaged, FormatError, SealError, SyncError
-from schemas.messages import FacilityCard
+from schemas.messages import FacilityCard, StoreCard
 from schemas.names import FacilityName, ShelfName
 
 log = logging.getLogger("central_store")
@@ -93,7 +106,7 @@ class Service:
         self._clock = clock
         self._layout = store.layout
         self._waiting: dict[FacilityName, deque[Batch]] = {}
-        self._orders: deque[Order] = deque()
+        self._orders: deque[Order | Wanted] = deque()
         self._questions: dict[FacilityName, deque[Question]] = {}
         self._known: set[tuple[FacilityName, str]] = set()  # waiting or in work: a look passes them over
         self._crashes: dict[Batch, int] = {}
@@ -154,7 +167,8 @@ class Service:
                 now = self._clock.monotonic()
                 rung = bell.facilities()
                 if now >= next_look:
-                    self._look_at(facilities.enrolled(self._layout))
+                    self._look_at(self._everyone())
+                    self._talk.tick()
                     next_look = now + (self._store.settings.look_seconds if bell.works else 1)
                 else:
                     self._look_at(_facility_names(rung))
@@ -186,7 +200,8 @@ class Service:
         """
         with ExitStack() as stack:
             self._begin(stack)
-            self._look_at(facilities.enrolled(self._layout))
+            self._look_at(self._everyone())
+            self._talk.tick()
             inbox.sweep_all(self._store, self._clock.now())
             while self._waiting or self._orders or self._questions or self._busy():
                 self._turn([], None)
@@ -203,6 +218,9 @@ class Service:
         self._counter = requests.Counter(
             self._store, self._catalog, accounts.Doorman(self._layout, self._clock.monotonic)
         )
+        if not self._layout.log.joinpath("head").exists():
+            ingest.complete_log(self._store)
+        self._talk = Talk(self._store, self._clock.now, self._clock.monotonic)
         if entries := ingest.recover(self._store, self._catalog):
             log.info("recovered journal_entries=%d", entries)
         self._crew = Crew(self._layout.root, self._store.settings.workers)
@@ -214,10 +232,15 @@ class Service:
 
     # -- looking ---------------------------------------------------------------------------------
 
+    def _everyone(self) -> tuple[FacilityName, ...]:
+        return (*facilities.enrolled(self._layout), *peers.names_of(self._layout))
+
     def _look_at(self, who: Iterable[FacilityName]) -> None:
         for facility in who:
             try:
                 card = facilities.load(self._layout, facility)
+                if card is None and (peer := peers.load(self._layout, facility)) is not None:
+                    self._look_at_peer(peer)
             except SyncError as error:  # one broken card does not stop the others
                 log.error("facility=%s: %s", facility, error)
                 continue
@@ -239,6 +262,41 @@ class Service:
         for foreign in found.foreign:
             error = Refused("foreign-name", replies.REASONS["foreign-name"])
             self._refuse(card, foreign, inbox.foreign_subject(foreign), "batch", error)
+
+    def _look_at_peer(self, peer: Peer) -> None:
+        try:
+            found = inbox.look(self._layout.inbound(peer.name))
+        except FileNotFoundError:
+            log.error("peer=%s has no shelf: add it again", peer.name)
+            return
+        for name in found.requests:
+            self._hear(peer, name)
+        for name in found.batches:
+            shelf = Batch(peer.name, names.batch_id(name.id))
+            stored = batches.find(self._layout, shelf.batch)
+            if shelf in self._known:
+                continue
+            if stored is not None and ingest.accepted(self._store, stored):
+                card = ingest.told(self._store, stored, peer.name)
+                ingest.again(self._store, self._catalog, card, stored, shelf=peer.name)
+                self._talk.taken(*shelf)
+            else:
+                self._known.add(shelf)
+                self._waiting.setdefault(peer.name, deque()).append(shelf)
+        if found.requests:
+            self._talk.tick()
+
+    def _hear(self, peer: Peer, name: ShelfName) -> None:
+        try:
+            for wanted in self._talk.hear(peer, name):
+                if wanted not in self._orders:
+                    self._orders.append(wanted)
+        except FileNotFoundError:
+            return
+        except SyncError as error:
+            log.error("message refused peer=%s: %s", peer.name, error)
+            self.counts.refused += 1
+        (self._layout.inbound(peer.name) / str(name)).unlink(missing_ok=True)
 
     def _arrived(self, card: FacilityCard, batch: Batch) -> None:
         if ingest.accepted(self._store, batch):
@@ -287,6 +345,17 @@ class Service:
             quarantine.take(self._layout, card.facility, name, subject, reason, limit=limit)
         self.counts.refused += 1
 
+    def _refuse_batch(self, card: FacilityCard | StoreCard, batch: Batch, error: SyncError) -> None:
+        name = f"{batch.batch}.batch"
+        if isinstance(card, FacilityCard):
+            self._refuse(card, name, batch.batch, "batch", error)
+            return
+        reason, limit = replies.reason_of(error), self._store.settings.quarantine_mib << 20
+        log.warning("refused peer=%s batch=%s reason=%s", card.store, batch.batch, reason)
+        quarantine.take(self._layout, card.store, name, batch.batch, reason, limit=limit)
+        self._talk.refused(*batch)
+        self.counts.refused += 1
+
     # -- working ---------------------------------------------------------------------------------
 
     def _busy(self) -> list[Worker]:
@@ -309,7 +378,7 @@ class Service:
     def _give_out(self) -> None:
         while self._orders and (worker := self._packers.idle()):
             order = self._orders.popleft()
-            worker.begin(order, "send", order)
+            worker.begin(order, "reseal" if isinstance(order, Wanted) else "send", order)
         while (worker := self._askers.idle()) and (question := self._next_question()):
             worker.begin(question, "sql", question)
         while self._waiting and (worker := self._crew.idle()):
@@ -318,7 +387,9 @@ class Service:
             batch = queue.popleft()
             if queue:
                 self._waiting[facility] = queue  # to the end of the line
-            card = facilities.load(self._layout, facility)
+            card: FacilityCard | StoreCard | None = facilities.load(self._layout, facility)
+            if card is None and (peer := peers.load(self._layout, facility)) is not None:
+                card = peer.card
             if card is None:
                 self._known.discard(batch)
                 continue
@@ -341,6 +412,8 @@ class Service:
             self._asked(worker, worker.job)
         elif isinstance(worker.job, Order):
             self._sent(worker, worker.job)
+        elif isinstance(worker.job, Wanted):
+            self._resealed(worker, worker.job)
         else:
             self._verified(worker, *worker.job)
 
@@ -371,22 +444,33 @@ class Service:
         self._known.discard((facility, question.request))
 
     def _verified(self, worker: Worker, card: FacilityCard, batch: Batch) -> None:
+
+    def _resealed(self, worker: Worker, wanted: Wanted) -> None:
+        try:
+            worker.end()
+        except (SyncError, Crashed, FileNotFoundError) as error:  # the peer asks again
+            log.error("not sent peer=%s batch=%s: %s", wanted.peer.name, wanted.batch.batch, _short(error))
+
+    def _verified(self, worker: Worker, card: FacilityCard | StoreCard, batch: Batch) -> None:
         name = f"{batch.batch}.batch"
         try:
             verified = worker.end()
-            ingest.accept(self._store, self._catalog, card, verified, self._clock.now())
+            told = ingest.told(self._store, verified.batch, batch.facility)
+            ingest.accept(self._store, self._catalog, told, verified, self._clock.now())
             self.counts.stored += 1
+            if isinstance(card, StoreCard):
+                self._talk.taken(*batch)
         except FileNotFoundError as error:
-            if (self._layout.inbound(card.facility) / name).exists():
+            if (self._layout.inbound(batch.facility) / name).exists():
                 raise  # not the facility's file: one of ours is gone
-            log.info("gone facility=%s batch=%s: %s", card.facility, batch.batch, error.strerror)
+            log.info("gone facility=%s batch=%s: %s", batch.facility, batch.batch, error.strerror)
         except (FormatError, SealError, AccessDenied) as error:
-            self._refuse(card, name, batch.batch, "batch", error)
+            self._refuse_batch(card, batch, error)
         except Crashed as error:
-            log.error("crashed facility=%s batch=%s: %s", card.facility, batch.batch, error)
+            log.error("crashed facility=%s batch=%s: %s", batch.facility, batch.batch, error)
             self._crashes[batch] = self._crashes.get(batch, 0) + 1
             if self._crashes[batch] >= 2:
-                self._refuse(card, name, batch.batch, "batch", Refused("crashed-reader", str(error)))
+                self._refuse_batch(card, batch, Refused("crashed-reader", str(error)))
             else:
                 self._waiting.setdefault(batch.facility, deque()).append(batch)
                 return

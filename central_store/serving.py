@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 
-from central_store import audit, sftp_process
+from central_store import audit, carrying, sftp_process
 from central_store.service import Clock, Counts, Service
 from central_store.settings import Store
 from schemas.errors import SettingsError, TransitError
@@ -29,7 +29,7 @@ Address = tuple[str, int]
 def serve(
     store: Store, clock: Clock, *, address: Address | None, ready: Callable[[Address | None], None]
 ) -> Counts:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; dial the peers meanwhile.
 
     Args:
         store: an opened store.
@@ -50,9 +50,10 @@ def serve(
 
     with _stopping(service):
         if address is None:
-            counts = service.run(lambda: started(None))
+            with _carrying(store.layout.root):
+                counts = service.run(lambda: started(None))
         else:
-            with _sftp(store.layout.root, address, service) as used:
+            with _carrying(store.layout.root), _sftp(store.layout.root, address, service) as used:
                 counts = service.run(lambda: started(used()))
     audit.record(store.layout, "stop", details=audit.operator())
     return counts
@@ -69,6 +70,24 @@ def _stopping(service: Service) -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _carrying(root: Path) -> Iterator[None]:
+    """The process that dials the peers; it ends when our end of the pipe closes."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    level = logging.getLogger().level
+    process = context.Process(target=carrying.run, args=(root, theirs, level), name="peers", daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield
+    finally:
+        ours.close()
+        process.join(6)
+        if process.is_alive():
+            process.kill()
 
 
 @contextmanager

@@ -85,6 +85,15 @@ class Settings:
         "MiB that may wait on one facility's shelf; then it is told to come back later.", default=65_536
     )
     shelf_files: int = _key("Files that may wait on one facility's shelf.", default=20_000)
+    replicate_seconds: int = _key("A peer is asked for news at least this often, in seconds.", default=60)
+    replicate_streams: int = _key("SFTP connections to one peer.", 1, 16, default=2)
+    replicate_kib_s: int = _key("Most KiB a second to and from one peer; 0: no limit.", 0, default=0)
+    replicate_from_hour: int = _key(
+        "Batches travel between peers from this hour, local time.", 0, 24, default=0
+    )
+    replicate_to_hour: int = _key(
+        "… and until this one; before the first: over midnight. 0 and 24: always.", 0, 24, default=24
+    )
     reserve_mib: int = _key("MiB of the shelves' disk that uploads leave free.", 0, default=512)
 
 

@@ -14,7 +14,7 @@ import typing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from central_store import facilities, logs
+from central_store import facilities, logs, peers
 from central_store.layout import Layout
 from central_store.settings import Settings, open_store
 from schemas.names import facility_name
@@ -26,11 +26,11 @@ _MIB = 1 << 20
 
 
 def shelf_of(layout: Layout, user: str, key: str) -> Path | None:
-    """The shelf of the facility whose enrolled key this is, or None."""
-    card = facilities.load(layout, facility_name(user))
-    if card is None or card.ssh_key != key:
-        return None
-    return layout.shelves / card.facility
+    """The shelf of the facility, or the peer, whose enrolled key this is, or None."""
+    name = facility_name(user)
+    card, peer = facilities.load(layout, name), peers.load(layout, name)
+    known = card.ssh_key if card else peer.card.signing_key if peer else None
+    return layout.shelves / name if known == key else None
 
 
 def limits_of(settings: Settings) -> Limits:

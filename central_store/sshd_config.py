@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from central_store import facilities
+from central_store import facilities, peers
 from central_store.layout import Layout
 from central_store.settings import Settings
 from schemas import keys
@@ -45,13 +45,16 @@ class Owner:
 
 
 def write_keys(layout: Layout) -> None:
-    """Write one authorized-keys file for each enrolled facility; what is there already is replaced."""
+    """Write one authorized-keys file for each facility and peer; what is there already is replaced."""
     durable.make_dirs(layout.authorized_keys, mode=0o755)
     for facility in facilities.enrolled(layout):
         card = facilities.load(layout, facility)
         if card is not None:
             line = f'restrict,command="{COMMAND}" {keys.ssh_key(card.ssh_key)} {facility}\n'
             durable.publish(layout.authorized_keys / facility, line.encode("ascii"), replace=True)
+    for peer in peers.everyone(layout):
+        line = f'restrict,command="{COMMAND}" {keys.ssh_key(peer.card.signing_key)} {peer.name}\n'
+        durable.publish(layout.authorized_keys / peer.name, line.encode("ascii"), replace=True)
 
 
 def config(
@@ -170,7 +173,7 @@ def _setup(layout: Layout, accounts: Mapping[FacilityName, str], owner: Owner) -
     for facility, account in sorted(accounts.items()):
         shelf, owned = (
             f"{root}/shelves/{facility}",
-            f"{root}/manifests/{facility} {root}/quarantine/{facility}",
+            f"{root}/quarantine/{facility}",
         )
         ids = f"--non-unique --uid {owner.uid} --gid {owner.gid}"
         rest = "--no-create-home --home-dir / --shell /usr/sbin/nologin --password '*'"

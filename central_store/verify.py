@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from central_store import batches, inbox, plain_reader
+from central_store import batches, facilities, inbox, plain_reader
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.replies import Refused
@@ -27,8 +29,8 @@ from schemas import container, envelope, manifest, ustar
 from schemas.container import TABLE
 from schemas.envelope import BUFFER
 from schemas.errors import FormatError, SealError
-from schemas.messages import FacilityCard, Message, Statement
-from schemas.names import BatchId, ShelfName
+from schemas.messages import FacilityCard, Message, Statement, StoreCard
+from schemas.names import BatchId, FacilityName, ShelfName
 
 
 class Verified(NamedTuple):
@@ -38,6 +40,8 @@ class Verified(NamedTuple):
     sequence: int
     objects: int
     bytes: int
+    shelf: FacilityName
+    """Whose shelf it lay on: its facility's, or a peer's."""
 
 
 def staged_pack(layout: Layout, batch: Batch) -> Path:
@@ -56,12 +60,12 @@ def clear(layout: Layout, batch: Batch) -> None:
     shutil.rmtree(staged_folder(layout, batch), ignore_errors=True)
 
 
-def verify(layout: Layout, card: FacilityCard, identity: str, batch_id: BatchId) -> Verified:
-    """Verify the batch of that name on a facility's shelf.
+def verify(layout: Layout, card: FacilityCard | StoreCard, identity: str, batch_id: BatchId) -> Verified:
+    """Verify the batch of that name on a facility's, or a peer's, shelf.
 
     Args:
         layout: the store.
-        card: the facility whose shelf it lies on.
+        card: whose shelf it lies on; a peer may bring the batches of every facility that is enrolled here.
         identity: the store's age identity.
         batch_id: the batch's name on the shelf.
 
@@ -70,10 +74,11 @@ def verify(layout: Layout, card: FacilityCard, identity: str, batch_id: BatchId)
         FileNotFoundError: it is not on the shelf any more.
         OSError: our own disk failed.
     """
-    batch = Batch(card.facility, batch_id)
+    shelf = card.facility if isinstance(card, FacilityCard) else card.store
+    batch = Batch(shelf, batch_id)
     clear(layout, batch)
     try:
-        arrived = inbox.open_arrival(layout, card.facility, ShelfName(batch_id, "batch"))
+        arrived = inbox.open_arrival(layout, shelf, ShelfName(batch_id, "batch"))
         with arrived as sealed, staged_pack(layout, batch).open("xb", BUFFER) as pack:
             envelope.open_sealed(sealed, pack, [identity], limit=container.MAX_CONTENT)
         with staged_pack(layout, batch).open("rb") as pack:
@@ -86,15 +91,17 @@ def verify(layout: Layout, card: FacilityCard, identity: str, batch_id: BatchId)
     return verified
 
 
-def _read(layout: Layout, card: FacilityCard, batch: Batch, pack: BinaryIO) -> Verified:
-    tar = ustar.Reader(pack, limit=container.MAX_CONTENT)
-    head = container.read_head(tar, lambda message: _signer(message, card))
+def _read(layout: Layout, card: FacilityCard | StoreCard, batch: Batch, pack: BinaryIO) -> Verified:
+    if isinstance(card, FacilityCard):
+        tar, head = _head(pack, lambda message: _signer(message, card))
+    else:
+        tar, head = _head_by_any(layout, pack)
     statement, table = head.signed.message, head.table
     if not isinstance(statement, Statement) or table is None:
         raise FormatError("a container on the shelf of batches holds no batch")
     if statement.batch != batch.batch:
         raise Refused("other-name", "the name on the shelf is not the batch's id")
-    read = manifest.from_parquet(table, facility=card.facility)
+    read = manifest.from_parquet(table, facility=statement.facility)
     rows = list(manifest.objects(read))
     if (statement.objects, statement.bytes) != (len(rows), sum(size for _, size, _ in rows)):
         raise Refused("manifest-mismatch", "the statement's counts are not those of the manifest")
@@ -104,7 +111,40 @@ def _read(layout: Layout, card: FacilityCard, batch: Batch, pack: BinaryIO) -> V
         raise Refused("manifest-mismatch", str(error)) from error
     batches.stage(staged_folder(layout, batch), table, head.signed)
     plain_reader.check(staged_folder(layout, batch) / TABLE, read)
-    return Verified(batch, statement.sequence, count, statement.bytes)
+    found = Batch(statement.facility, statement.batch)
+    return Verified(found, statement.sequence, count, statement.bytes, batch.facility)
+
+
+def _head(pack: BinaryIO, signer: Callable[[Message], str]) -> tuple[ustar.Reader, container.Head]:
+    pack.seek(0)
+    tar = ustar.Reader(pack, limit=container.MAX_CONTENT)
+    return tar, container.read_head(tar, signer)
+
+
+def _head_by_any(layout: Layout, pack: BinaryIO) -> tuple[ustar.Reader, container.Head]:
+    """The head of a batch of any facility, signed by a key it has or had here."""
+
+    def signers(message: Message) -> tuple[str, ...]:
+        if not isinstance(message, Statement):
+            raise FormatError("a container on the shelf of batches holds no batch")
+        found = facilities.signers(layout, message.facility)
+        if not found:
+            raise Refused("unknown-facility", "the batch is of a facility that is not enrolled here")
+        return found
+
+    known: list[tuple[str, ...]] = []
+
+    def first(message: Message) -> str:
+        known.append(signers(message))
+        return known[0][0]
+
+    try:
+        return _head(pack, first)
+    except SealError:
+        for key in known[0][1:] if known else ():
+            with suppress(SealError):
+                return _head(pack, lambda _, key=key: key)  # type: ignore[misc]
+        raise
 
 
 def _signer(message: Message, card: FacilityCard) -> str:

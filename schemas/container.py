@@ -52,6 +52,12 @@ MESSAGE_FILES: dict[type[messages.Message], str] = {
     messages.FetchAnswer: "answer.json",
     peer_messages.StoresAnswer: "answer.json",
     audit_messages.AuditAnswer: "answer.json",
+    peer_messages.LogRequest: "request.json",
+    peer_messages.LogAnswer: "answer.json",
+    peer_messages.BatchesRequest: "request.json",
+    peer_messages.BatchesAnswer: "answer.json",
+    peer_messages.PeopleRequest: "request.json",
+    peer_messages.PeopleAnswer: "answer.json",
 }
 ENDINGS: dict[str, str] = {"dicom": "dcm", "dicom+zstd": "dcm.zst", "age": "age", "age+zstd": "age"}
 """A row's encoding to the ending of its object's name."""

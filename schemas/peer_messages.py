@@ -10,9 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from schemas import names
+from schemas import keys, names
 from schemas.errors import FormatError
-from schemas.messages import Message, StoreCard, _is, _list, _moment
+from schemas.messages import (
+    FacilityCard,
+    Message,
+    Receipt,
+    StoreCard,
+    _count,
+    _is,
+    _list,
+    _moment,
+    _text,
+)  # fmt: skip
 
 
 def _store_card(value: object) -> str:
@@ -39,4 +49,123 @@ class StoresAnswer(Message):
     store: names.FacilityName = _is(names.facility_name)
     request: names.RequestId = _is(names.request_id)
     cards: tuple[str, ...] = _is(_list(_store_card, 1000))
+    answered: str = _is(_moment)
+
+
+def _receipt(value: object) -> str:
+    if not isinstance(value, str):
+        raise FormatError("this is not a receipt")
+    return Receipt.from_bytes(value.encode("utf-8", "replace")).to_bytes().decode("utf-8")
+
+
+def _facility_card(value: object) -> str:
+    if not isinstance(value, str):
+        raise FormatError("this is not a facility's card")
+    return FacilityCard.from_bytes(value.encode("utf-8", "replace")).to_bytes().decode("utf-8")
+
+
+MOST_ENTRIES = 1024
+"""Most log entries in one answer."""
+MOST_BATCHES = 64
+"""Most batches in one request."""
+MOST_CHANGES = 5_000
+"""Most changes, and cards, in one answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogRequest(Message):
+    """A store asks a peer: what is in your log from `start` on? I wait for `wanted` of your batches.
+
+    Mine has `size` entries, and this is its root.
+    """
+
+    TYPE: ClassVar[str] = "log-request"
+    id: names.RequestId = _is(names.request_id)
+    store: names.FacilityName = _is(names.facility_name)
+    start: int = _is(_count)
+    wanted: int = _is(_count)
+    size: int = _is(_count)
+    root: str = _is(names.object_id)
+    created: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogAnswer(Message):
+    """The peer says: my log has `size` entries and this root; these stand from `start` on, with signatures.
+
+    Of yours I know the first `known`, and wait for `wanted` of your batches. `people` is the digest of what a
+    `people-answer` would hold.
+    """
+
+    TYPE: ClassVar[str] = "log-answer"
+    store: names.FacilityName = _is(names.facility_name)
+    request: names.RequestId = _is(names.request_id)
+    start: int = _is(_count)
+    size: int = _is(_count)
+    root: str = _is(names.object_id)
+    receipts: tuple[str, ...] = _is(_list(_receipt, MOST_ENTRIES))
+    signatures: tuple[str, ...] = _is(_list(_text(1024), MOST_ENTRIES))
+    people: str = _is(names.object_id)
+    known: int = _is(_count)
+    wanted: int = _is(_count)
+    answered: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchesRequest(Message):
+    """A store asks a peer for batches; each comes as an ordinary container."""
+
+    TYPE: ClassVar[str] = "batches-request"
+    id: names.RequestId = _is(names.request_id)
+    store: names.FacilityName = _is(names.facility_name)
+    batches: tuple[names.BatchId, ...] = _is(_list(names.batch_id, MOST_BATCHES))
+    created: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchesAnswer(Message):
+    """The peer says: I do not have these, or not whole. It comes after the others were put on the shelf."""
+
+    TYPE: ClassVar[str] = "batches-answer"
+    store: names.FacilityName = _is(names.facility_name)
+    request: names.RequestId = _is(names.request_id)
+    missing: tuple[names.BatchId, ...] = _is(_list(names.batch_id, MOST_BATCHES))
+    answered: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change(Message):
+    """A store says: here, a grant or an account (`subject`) became this (`content`; empty: it ended)."""
+
+    TYPE: ClassVar[str] = "change"
+    store: names.FacilityName = _is(names.facility_name)
+    subject: str = _is(_text(200))
+    content: str = _is(_text(4096))
+    changed: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeopleRequest(Message):
+    """A store asks a peer: which facilities have you enrolled, who may search, who sees whose images?"""
+
+    TYPE: ClassVar[str] = "people-request"
+    id: names.RequestId = _is(names.request_id)
+    store: names.FacilityName = _is(names.facility_name)
+    created: str = _is(_moment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeopleAnswer(Message):
+    """The peer says: these. `cards`: of each facility the present one, then former ones.
+
+    `changes` are the last of each subject, each with the key and the signature of the store that made it.
+    """
+
+    TYPE: ClassVar[str] = "people-answer"
+    store: names.FacilityName = _is(names.facility_name)
+    request: names.RequestId = _is(names.request_id)
+    cards: tuple[str, ...] = _is(_list(_facility_card, MOST_CHANGES))
+    changes: tuple[str, ...] = _is(_list(_text(8192), MOST_CHANGES))
+    keys: tuple[str, ...] = _is(_list(keys.ssh_key, MOST_CHANGES))
+    signatures: tuple[str, ...] = _is(_list(_text(1024), MOST_CHANGES))
     answered: str = _is(_moment)

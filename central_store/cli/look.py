@@ -14,7 +14,7 @@ from central_store.cli.common import Root, json_option, pass_root, show, table_o
 @pass_root
 def status(root: Root, as_json: bool) -> None:
     """What is stored, and what waits; works while the service runs."""
-    from central_store import output, report
+    from central_store import output, replication, report
     from schemas import keys
 
     store = root.open()
@@ -29,7 +29,14 @@ def status(root: Root, as_json: bool) -> None:
     text = f"store {store.name}, host key {host_key}\n" + table_or_none(
         rows, headings, "no facility is enrolled"
     )
-    show(as_json, {"store": store.name, "host_key": host_key, "facilities": lines}, text)
+    known = replication.status(store)
+    for peer in known:
+        text += f"\npeer {peer.peer} lacks {peer.behind:,} batches ({output.size(peer.behind_bytes)})"
+        text += f" since {peer.behind_since}" if peer.behind_since else ""
+        text += f"; we lack {peer.missing:,}; last heard {peer.heard or 'never'}"
+        text += "".join(f"\nALARM peer {peer.peer}: {alarm}" for alarm in peer.alarms)
+    document = {"store": store.name, "host_key": host_key, "facilities": lines}
+    show(as_json, document | {"peers": [asdict(peer) for peer in known]}, text)
 
 
 @click.command()

@@ -36,11 +36,12 @@ def sshd_config(root: Root, given: tuple[str, ...], listen: str, port: int | Non
       fstore sshd-config > /etc/ssh/fstore
       fstore sshd-config --account clinic-a=fac-a --port 22
     """  # noqa: D301
-    from central_store import facilities, sshd_config
+    from central_store import facilities, peers, sshd_config
     from schemas import names
 
     store = root.open()
-    accounts = {facility: str(facility) for facility in facilities.enrolled(store.layout)}
+    known = (*facilities.enrolled(store.layout), *peers.names_of(store.layout))
+    accounts = {facility: str(facility) for facility in known}
     for pair in given:
         name, _, account = pair.partition("=")
         facility = named(names.facility_name, name, "--account")

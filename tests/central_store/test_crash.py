@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from central_store import batches, ingest, verify
+from central_store import batches, ingest, receipt_log, verify
 from central_store.catalog import Catalog
 from central_store.check import check
+from central_store.receipt_log import ReceiptLog
 from central_store.settings import open_store
 from schemas import messages, names
 from tests.central_store.conftest import Place
@@ -84,6 +85,9 @@ def all_is_done(place: Place, all_made: list[Made]) -> None:
     with Catalog(place.store.layout, place.store.settings, rebuild=False) as catalog:
         rows = catalog.rows_of_batches()
     assert rows == {made.batch: len(made.objects) for made in all_made}
+    receipts = ReceiptLog(place.store.layout.log)
+    logged = [receipt_log.decode(entry).receipt.batch for entry in receipts.entries(0, 1000)]
+    assert sorted(logged) == sorted(rows), "each batch has one entry in the log"
     report = check(place.store, read_data=True)
     assert (report.problems, report.catalog, report.batches) == ([], "checked", len(all_made))
     assert not list(place.inbound(place.a).iterdir())

@@ -80,6 +80,27 @@ SAMPLES[peer_messages.StoresAnswer] = {
     "store": "central", "request": R, "answered": T,
     "cards": [messages.StoreCard(**SAMPLES[messages.StoreCard]).to_bytes().decode()],
 }  # fmt: skip
+RECEIPT = messages.Receipt(**SAMPLES[messages.Receipt]).to_bytes().decode()
+CARD = messages.FacilityCard(**SAMPLES[messages.FacilityCard]).to_bytes().decode()
+CHANGE: dict[str, object] = {"store": "central", "subject": "grants/a.b.json", "content": "", "changed": T}
+SAMPLES |= {
+    peer_messages.LogRequest: {
+        "id": R, "store": "north", "start": 1, "wanted": 0, "size": 2, "root": H, "created": T,
+    },
+    peer_messages.LogAnswer: {
+        "store": "central", "request": R, "start": 1, "size": 2, "root": H, "receipts": [RECEIPT],
+        "signatures": ["armor"], "people": H, "known": 1, "wanted": 0, "answered": T,
+    },
+    peer_messages.BatchesRequest: {"id": R, "store": "north", "batches": [H], "created": T},
+    peer_messages.BatchesAnswer: {"store": "central", "request": R, "missing": [H], "answered": T},
+    peer_messages.Change: CHANGE,
+    peer_messages.PeopleRequest: {"id": R, "store": "north", "created": T},
+    peer_messages.PeopleAnswer: {
+        "store": "central", "request": R, "cards": [CARD], "answered": T,
+        "keys": [SSH], "signatures": ["armor"],
+        "changes": [peer_messages.Change(**CHANGE).to_bytes().decode()],
+    },
+}  # fmt: skip
 KINDS = list(SAMPLES)
 
 

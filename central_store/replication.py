@@ -1,0 +1,153 @@
+"""One round of replication: until both sides have the same, or nothing moves any more.
+
+Guarantees: works beside a running service (which then does the store's part), or by itself, with the store's
+lock. It returns when each peer is level: nothing of its log is missing here, and it said that nothing of ours
+is missing there.
+
+Leaves to others: what is said (`central_store.talk`), the road (`central_store.carry`).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from central_store import batches, carrying, ingest, peers
+from central_store.layout import Layout
+from central_store.peers import Peer
+from central_store.receipt_log import ReceiptLog, decode
+from central_store.service import Clock, Service
+from central_store.settings import Store
+from schemas.errors import Busy
+from schemas.messages import Receipt
+from schemas.names import FacilityName
+
+
+@dataclass
+class PeerStatus:
+    """How far a peer and we are apart."""
+
+    peer: FacilityName
+    held: int = 0
+    """Batches in its log: it gave receipts for them."""
+    behind: int = 0
+    """Batches we hold that it has no receipt for yet."""
+    behind_bytes: int = 0
+    behind_since: str = ""
+    """When the oldest of these was stored."""
+    missing: int = 0
+    """Batches of its log that we lack."""
+    refused: int = 0
+    heard: str = ""
+    level: bool = False
+    alarms: tuple[str, ...] = ()
+
+
+def status(store: Store) -> list[PeerStatus]:
+    """One line for each peer; reads its log and ours."""
+    ours = _receipts(store.layout, ReceiptLog(store.layout.log))
+    return [_status(store.layout, peer, ours) for peer in peers.everyone(store.layout)]
+
+
+def _receipts(layout: Layout, log: ReceiptLog) -> dict[str, Receipt]:
+    found: dict[str, Receipt] = {}
+    for entry in log.entries(0, log.range().size):
+        receipt = decode(entry).receipt
+        if batches.committed(layout, batches.Batch(receipt.facility, receipt.batch)):
+            found[receipt.batch] = receipt
+    return found
+
+
+def _status(layout: Layout, peer: Peer, ours: dict[str, Receipt]) -> PeerStatus:
+    log = ReceiptLog(layout.peer(peer.name) / "log")
+    theirs = {decode(entry).receipt.batch for entry in log.entries(0, log.range().size)}
+    lacking = [receipt for batch, receipt in ours.items() if batch not in theirs]
+    now = note(layout, peer.name)
+    return PeerStatus(
+        peer=peer.name,
+        held=len(theirs),
+        behind=len(lacking),
+        behind_bytes=sum(receipt.bytes for receipt in lacking),
+        behind_since=min((receipt.stored for receipt in lacking), default=""),
+        missing=sum(batch not in ours for batch in theirs),
+        refused=int(now.get("refused", 0)),
+        heard=str(now.get("heard", "")),
+        level=bool(now.get("level")) and not lacking,
+        alarms=tuple(f"{kind} {when}" for when, kind in peers.alarms(layout, peer.name)),
+    )
+
+
+def note(layout: Layout, name: FacilityName) -> dict[str, Any]:
+    """Where the service says a peer and we stand."""
+    try:
+        found: Any = json.loads((layout.peer(name) / "now.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def replicate(store: Store, found: list[Peer], clock: Clock, *, patience: float) -> bool:
+    """Talk to these peers until each is level; returns False if nothing moved for `patience` seconds.
+
+    Args:
+        store: an opened store.
+        found: whom.
+        clock: the service's time.
+        patience: seconds.
+    """
+    layout = store.layout
+    for peer in found:
+        (layout.peer(peer.name) / "now.json").unlink(missing_ok=True)
+        peers.ask(layout, peer.name)
+    with _serving(store, clock), carrying.carrying(store, [peer for peer in found if peer.dial]):
+        last, since = "", clock.monotonic()
+        while True:
+            notes = [note(layout, peer.name) for peer in found]
+            asked = any((layout.peer(peer.name) / "ask").exists() for peer in found)
+            if not asked and all(item.get("level") and not item.get("asked") for item in notes):
+                return True
+            seen = json.dumps([{k: v for k, v in item.items() if k != "monotonic"} for item in notes])
+            seen += str(sum(1 for peer in found for _ in layout.inbound(peer.name).iterdir()))
+            if seen != last:
+                last, since = seen, clock.monotonic()
+            elif clock.monotonic() - since > patience:
+                return False
+            time.sleep(0.1)
+
+
+@contextmanager
+def _serving(store: Store, clock: Clock) -> Iterator[None]:
+    """The service, unless it runs already."""
+    service, failed = Service(store, clock), list[BaseException]()
+    ready = threading.Event()
+
+    def run() -> None:
+        try:
+            service.run(ready.set)
+        except Busy:
+            pass
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait()
+    try:
+        yield
+    finally:
+        service.stop()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def lacking(store: Store) -> int:
+    """Batches that were promised here and are not whole: to be repaired."""
+    return sum(not ingest.accepted(store, batch) for batch in batches.listing(store.layout))

@@ -1,0 +1,426 @@
+"""What one store says to another, and what follows from what it hears.
+
+Both ends do the same, each for itself: follow the other's log, and ask for what is missing here. All of it is
+files on the peer's shelf, carried by whichever side dials (`central_store.carry`).
+
+    log-request       from here on, please; and how long ours is, so that the other asks back
+    log-answer        receipts, with the size and root of the whole log
+    people-request    when the digest in a log-answer is new; before batches, which need the facilities' keys
+    batches-request   the newest missing ones first, so many at a time; each comes as an ordinary `.batch`
+
+A peer's log is trusted only as a continuation of what is known of it: the root that follows from the known
+range and the new entries is the one it signed. Otherwise it was put back from a copy (`rollback`: shorter) or
+tells two stories (`fork`): that is recorded and shown, and everything is compared from the beginning. What
+it costs follows the number of new entries.
+
+An entry of the peer's log is its receipt: for a batch held here before, it goes to the facility as a replica.
+
+Guarantees: whatever a peer says, only its own state here changes; nothing is believed that its key, or a
+facility's, did not sign. Everything that was asked is asked again after a stop, a loss or `STUCK` seconds.
+
+Leaves to others: taking batches in (`central_store.ingest`), sealing them (`central_store.reseal`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from central_store import batches, facilities, ingest, packs, peers, people, receipt_log, replies
+from central_store.batches import Batch
+from central_store.peers import Peer
+from central_store.receipt_log import Entry, ReceiptLog
+from central_store.settings import Store
+from schemas import container, envelope, names, ustar
+from schemas.errors import FormatError, SyncError
+from schemas.merkle import Range
+from schemas.messages import MAX_BYTES, Message, rfc3339
+from schemas.names import BatchId, FacilityName, RequestId, ShelfName
+from schemas.peer_messages import (
+    MOST_BATCHES,
+    MOST_ENTRIES,
+    BatchesAnswer,
+    BatchesRequest,
+    LogAnswer,
+    LogRequest,
+    PeopleAnswer,
+    PeopleRequest,
+)
+from schemas.transit import durable
+
+log = logging.getLogger("central_store")
+
+STUCK = 900.0
+"""Seconds without anything from a peer after which what was asked is asked again."""
+AT_ONCE = 512 * 1024 * 1024
+"""Bytes of batches under way from one peer, unless one alone is larger."""
+MOST_LOG = 50_000_000
+"""Entries of a peer's log that are followed."""
+
+
+class Wanted(NamedTuple):
+    """A batch to send to a peer: work for a process."""
+
+    peer: Peer
+    batch: Batch
+
+
+@dataclass
+class _State:
+    """What is under way with one peer; lost at a stop, and asked again then."""
+
+    asked: RequestId | None = None
+    asked_people: RequestId | None = None
+    heard: float = float("-inf")  # when anything came from it
+    next_ask: float = float("-inf")
+    told: int = -1  # how long our log was when we last said so
+    pages: list[bytes] = field(default_factory=list)  # entries whose root is not proved yet
+    began: bool = False
+    wanted: dict[BatchId, int] = field(default_factory=dict)  # batch to bytes, in the log's order
+    coming: dict[BatchId, int] = field(default_factory=dict)
+    refused: set[BatchId] = field(default_factory=set)
+    delivered: set[BatchId] = field(default_factory=set)
+    people: str = ""
+    level: bool = False  # it lacks nothing of ours, it says
+    behind: bool = False  # its log has more than we followed
+
+
+class Talk:
+    """Everything said with all peers of one store, in the service's process.
+
+    Args:
+        store: an opened store.
+        now: the time, in UTC.
+        monotonic: seconds.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
+        self._store, self._now, self._monotonic = store, now, monotonic
+        self._log = ReceiptLog(store.layout.log)
+        self._states: dict[FacilityName, _State] = {}
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Ask every peer what is due."""
+        for peer in peers.everyone(self._store.layout):
+            try:
+                self._tick(peer, self._states.setdefault(peer.name, _State()))
+            except SyncError as error:  # one peer does not stop the others
+                log.error("peer=%s: %s", peer.name, error)
+
+    def _tick(self, peer: Peer, state: _State) -> None:
+        now, size = self._monotonic(), self._log.range().size
+        if not state.began:
+            state.began = True
+            mirror = self._mirror(peer)
+            self._want(peer, state, mirror.entries(self._settled(peer), mirror.range().size))
+        if (state.asked or state.coming) and now - state.heard > STUCK and now >= state.next_ask:
+            state.asked = state.asked_people = None
+            state.pages.clear()
+            state.wanted = {**state.coming, **state.wanted}
+            state.coming.clear()
+        asked_for = self._store.layout.peer(peer.name) / "ask"
+        poke = asked_for.exists()
+        if state.asked is None and (poke or now >= state.next_ask or size != state.told):
+            asked_for.unlink(missing_ok=True)
+            for batch in packs.damaged(self._store.layout):
+                if batch not in state.coming:
+                    state.wanted.setdefault(batch, 0)
+            self._ask_log(peer, state)
+        self._ask_batches(peer, state)
+
+    def _ask_log(self, peer: Peer, state: _State) -> None:
+        ours, known = self._log.range(), self._mirror(peer).range()
+        state.told, state.next_ask = ours.size, self._monotonic() + self._store.settings.replicate_seconds
+        state.asked = self._id()
+        request = LogRequest(
+            id=state.asked,
+            store=self._store.name,
+            start=known.size + len(state.pages),
+            wanted=len(state.wanted) + len(state.coming),
+            size=ours.size,
+            root=ours.root.hex(),
+            created=rfc3339(self._now()),
+        )
+        self._say(peer, state.asked, request)
+
+    def _ask_batches(self, peer: Peer, state: _State) -> None:
+        """The newest first; the next ones when half of what is under way is here."""
+        if state.asked_people or not state.wanted or sum(state.coming.values()) > AT_ONCE // 2:
+            return
+        chosen: list[BatchId] = []
+        while state.wanted and len(state.coming) < MOST_BATCHES:
+            batch, size = state.wanted.popitem()
+            if self._held(batch):
+                continue
+            if state.coming and sum(state.coming.values()) + size > AT_ONCE:
+                state.wanted[batch] = size
+                break
+            state.coming[batch] = size
+            chosen.append(batch)
+        if chosen:
+            state.heard = max(state.heard, self._monotonic())
+            request = BatchesRequest(
+                id=self._id(), store=self._store.name, batches=tuple(chosen), created=rfc3339(self._now())
+            )
+            self._say(peer, request.id, request)
+        else:
+            self._settle(peer, state)
+
+    # -- hearing ---------------------------------------------------------------------------------
+
+    def hear(self, peer: Peer, name: ShelfName) -> list[Wanted]:
+        """Read one message on a peer's shelf; returns the batches it asked for.
+
+        Raises:
+            FormatError, SealError: refuse it.
+            FileNotFoundError: it is not there any more.
+        """
+        state = self._states.setdefault(peer.name, _State())
+        message = self._open(peer, name)
+        state.heard = self._monotonic()
+        wanted: list[Wanted] = []
+        if isinstance(message, LogRequest):
+            self._answer_log(peer, state, message)
+        elif isinstance(message, LogAnswer):
+            self._follow(peer, state, message)
+        elif isinstance(message, BatchesRequest):
+            wanted = self._answer_batches(peer, message)
+        elif isinstance(message, BatchesAnswer):
+            for batch in message.missing:
+                if state.coming.pop(batch, None) is not None:
+                    state.refused.add(batch)
+            self._settle(peer, state)
+        elif isinstance(message, PeopleRequest):
+            self._answer_people(peer, message)
+        elif isinstance(message, PeopleAnswer) and message.request == state.asked_people:
+            state.asked_people = None
+            people.apply(self._store, peer, message, self._now())
+            state.wanted = dict.fromkeys(state.refused, 0) | state.wanted
+            state.refused.clear()
+        self._note(peer, state)
+        return wanted
+
+    def _open(self, peer: Peer, name: ShelfName) -> Message:
+        limit = MAX_BYTES + 64 * 1024
+        path = self._store.layout.inbound(peer.name) / str(name)
+        if path.is_symlink() or path.stat().st_size > envelope.sealed_size(limit, 64 * 1024):
+            raise FormatError("a message of a peer is larger than any may be")
+        plain = envelope.open_bytes(path.read_bytes(), [self._store.keys.age_identity], limit=limit)
+        tar = ustar.Reader(io.BytesIO(plain), limit=limit)
+        message = container.read_head(tar, lambda _: peer.card.signing_key).signed.message
+        if tar.next() is not None:
+            raise FormatError("there is more in a message than itself")
+        if getattr(message, "store", None) != peer.name:
+            raise FormatError("a message speaks for another store than the shelf")
+        return message
+
+    def _answer_log(self, peer: Peer, state: _State, request: LogRequest) -> None:
+        ours = self._log.range()
+        entries = [
+            receipt_log.decode(entry)
+            for entry in self._log.entries(request.start, request.start + MOST_ENTRIES)
+        ]
+        answer = LogAnswer(
+            store=self._store.name,
+            request=request.id,
+            start=request.start,
+            size=ours.size,
+            root=ours.root.hex(),
+            receipts=tuple(entry.signed.data.decode() for entry in entries),
+            signatures=tuple(entry.signed.armor for entry in entries),
+            people=people.told(self._store, peer, self._now()).digest,
+            known=self._mirror(peer).range().size,
+            wanted=len(state.wanted) + len(state.coming),
+            answered=rfc3339(self._now()),
+        )
+        self._say(peer, self._id(), answer)
+        known = self._mirror(peer).range()
+        state.behind = (request.size, request.root) != (known.size, known.root.hex())
+        if state.behind:
+            state.next_ask = float("-inf")  # ask back now
+        state.level = request.start == ours.size and request.wanted == 0
+
+    def _answer_batches(self, peer: Peer, request: BatchesRequest) -> list[Wanted]:
+        found = {batch: batches.find(self._store.layout, batch) for batch in request.batches}
+        held = [
+            batch for batch in found.values() if batch is not None and ingest.accepted(self._store, batch)
+        ]
+        missing = tuple(batch for batch in request.batches if found[batch] not in held)
+        answer = BatchesAnswer(
+            store=self._store.name, request=request.id, missing=missing, answered=rfc3339(self._now())
+        )
+        if missing:
+            self._say(peer, self._id(), answer)
+        return [Wanted(peer, batch) for batch in held]
+
+    def _answer_people(self, peer: Peer, request: PeopleRequest) -> None:
+        told = people.told(self._store, peer, self._now())
+        answer = PeopleAnswer(
+            store=self._store.name,
+            request=request.id,
+            cards=told.cards,
+            changes=tuple(item.signed.data.decode() for item in told.changes),
+            keys=tuple(item.key for item in told.changes),
+            signatures=tuple(item.signed.armor for item in told.changes),
+            answered=rfc3339(self._now()),
+        )
+        self._say(peer, self._id(), answer)
+
+    # -- following -------------------------------------------------------------------------------
+
+    def _follow(self, peer: Peer, state: _State, answer: LogAnswer) -> None:
+        mirror = self._mirror(peer)
+        known = mirror.range()
+        if answer.request != state.asked or answer.start != known.size + len(state.pages):
+            return  # late, or said twice
+        state.asked = None
+        state.level = answer.known == self._log.range().size and answer.wanted == 0
+        if answer.people != state.people:
+            state.people, state.asked_people = answer.people, self._id()
+            request = PeopleRequest(
+                id=state.asked_people, store=self._store.name, created=rfc3339(self._now())
+            )
+            self._say(peer, request.id, request)
+        state.pages += self._checked(peer, answer)
+        size = known.size + len(state.pages)
+        if answer.size < size:
+            self._start_again(peer, state, "rollback")
+        elif size > MOST_LOG or (size < answer.size and not answer.receipts):
+            raise FormatError("a log ends before it does")
+        elif size < answer.size:
+            self._ask_log(peer, state)
+        else:
+            self._extend(peer, state, mirror, known, answer.root)
+
+    def _checked(self, peer: Peer, answer: LogAnswer) -> list[bytes]:
+        if len(answer.receipts) != len(answer.signatures):
+            raise FormatError("log-answer: receipts and signatures are not as many")
+        found = []
+        for data, armor in zip(answer.receipts, answer.signatures, strict=True):
+            entry = receipt_log.verified(data, armor, peer.card.signing_key)
+            if entry.receipt.store != peer.name:
+                raise FormatError("a log holds another store's receipt")
+            found.append(receipt_log.encode(entry.signed.data, entry.signed.armor))
+        return found
+
+    def _extend(self, peer: Peer, state: _State, mirror: ReceiptLog, known: Range, root: str) -> None:
+        pages, state.pages = state.pages, []
+        if known.extended(pages).root.hex() != root:
+            self._start_again(peer, state, "fork" if known.size else "root")
+            return
+        if pages:
+            mirror.append(pages)
+            for entry in map(receipt_log.decode, pages):
+                self._deliver(peer, state, entry)
+            self._want(peer, state, pages)
+        state.behind = False
+        if not state.wanted and not state.coming:
+            self._settle(peer, state)
+
+    def _start_again(self, peer: Peer, state: _State, kind: str) -> None:
+        """Not what we knew: say so, and compare everything."""
+        peers.alarm(self._store.layout, peer.name, kind, self._now())
+        mirror = self._mirror(peer)
+        with suppress(SyncError):
+            state.delivered |= {
+                receipt_log.decode(entry).receipt.batch for entry in mirror.entries(0, mirror.range().size)
+            }
+        state.pages.clear()
+        if kind != "root":
+            peers.forget(self._store.layout, peer.name)
+            state.next_ask = float("-inf")
+
+    def _deliver(self, peer: Peer, state: _State, entry: Entry) -> None:
+        """A facility that lives here learns that the peer holds its batch too."""
+        batch = Batch(entry.receipt.facility, entry.receipt.batch)
+        layout = self._store.layout
+        if batch.batch in state.delivered or not batches.committed(layout, batch):
+            return
+        card = facilities.load(layout, batch.facility)
+        if card is not None and facilities.via(layout, batch.facility) is None:
+            name = ShelfName(f"{batch.batch}.{peer.name}", "replica")
+            replies.put(self._store, card, name, replies.sealed_again(card, entry.signed), lasting=True)
+
+    def _want(self, peer: Peer, state: _State, entries: Any) -> None:
+        for entry in map(receipt_log.decode, entries):
+            batch = entry.receipt.batch
+            if batch in state.coming or ingest.accepted(self._store, Batch(entry.receipt.facility, batch)):
+                continue
+            state.wanted[batch] = entry.receipt.bytes
+        log.info("compared peer=%s missing=%d", peer.name, len(state.wanted) + len(state.coming))
+
+    def _held(self, batch: BatchId) -> bool:
+        found = batches.find(self._store.layout, batch)
+        return found is not None and ingest.accepted(self._store, found)
+
+    # -- what became of it -----------------------------------------------------------------------
+
+    def taken(self, peer: FacilityName, batch: BatchId) -> None:
+        """A batch of that peer's shelf was accepted."""
+        self._done(peer, batch, refused=False)
+
+    def refused(self, peer: FacilityName, batch: BatchId) -> None:
+        """A batch of that peer's shelf was refused: not asked for again in this run, unless people change."""
+        self._done(peer, batch, refused=True)
+
+    def _done(self, name: FacilityName, batch: BatchId, *, refused: bool) -> None:
+        state, peer = self._states.setdefault(name, _State()), peers.load(self._store.layout, name)
+        state.coming.pop(batch, None)
+        state.wanted.pop(batch, None)
+        state.heard = self._monotonic()
+        if refused:
+            state.refused.add(batch)
+        if peer is not None:
+            self._ask_batches(peer, state)
+            self._settle(peer, state)
+            self._note(peer, state)
+
+    def _settle(self, peer: Peer, state: _State) -> None:
+        """Nothing of the peer's log is missing here: remember that, and tell it."""
+        if state.wanted or state.coming:
+            return
+        size = self._mirror(peer).range().size
+        if not state.refused and self._settled(peer) != size:
+            path = self._store.layout.peer(peer.name) / "settled"
+            durable.publish(path, str(size).encode("ascii"), replace=True)
+            state.next_ask = float("-inf")
+
+    def _settled(self, peer: Peer) -> int:
+        return peers.settled(self._store.layout, peer.name)
+
+    def _note(self, peer: Peer, state: _State) -> None:
+        """Where we stand, for `fstore status` and `fstore replicate`; may be lost."""
+        waiting = len(state.wanted) + len(state.coming)
+        level = state.level and not (waiting or state.behind or state.pages or state.asked_people)
+        found = {
+            "level": level, "wanted": waiting, "refused": len(state.refused), "heard": rfc3339(self._now()),
+            "monotonic": self._monotonic(), "asked": state.asked is not None,
+        }  # fmt: skip
+        path = self._store.layout.peer(peer.name) / "now.json"
+        data = json.dumps(found, sort_keys=True).encode()
+        with suppress(FileNotFoundError):  # it was removed at this moment
+            durable.publish(path, data, replace=True, lasting=False)
+
+    # -- speaking --------------------------------------------------------------------------------
+
+    def _mirror(self, peer: Peer) -> ReceiptLog:
+        return ReceiptLog(self._store.layout.peer(peer.name) / "log")
+
+    def _id(self) -> RequestId:
+        return names.request_id(secrets.token_hex(16))
+
+    def _say(self, peer: Peer, name: RequestId, message: Message) -> None:
+        signed = container.sign(message, self._store.keys.signing)
+        sealed = envelope.seal_bytes(container.whole(signed), [peer.card.age_recipient])
+        path: Path = self._store.layout.outbound(peer.name) / str(ShelfName(name, "request"))
+        durable.publish(path, sealed, replace=True, lasting=False)

@@ -1,0 +1,249 @@
+"""Two and three stores that replicate: what arrives, who is told, who is believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from central_store import accounts, batches, damage, facilities, grants, ingest, peers, people
+from central_store.batches import Batch
+from schemas import messages, names
+from schemas.errors import SettingsError
+from tests.kit.batches import NOW, Facility, row
+from tests.kit.peering import Node, carry, rounds
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Node, Node, Facility]]:
+    a, b, clinic = Node(tmp_path / "a", "south"), Node(tmp_path / "b", "north"), Facility("clinic-a")
+    a.enrol(clinic)
+    a.knows(b)
+    b.knows(a)
+    yield a, b, clinic
+    a.close()
+    b.close()
+
+
+def reply(node: Node, who: Facility, name: str, signer: Node) -> messages.Message:
+    path = node.layout.outbound(names.facility_name(who.name)) / name
+    return who.open(path.read_bytes(), signer.store.card())[0]
+
+
+def test_a_batch_is_replicated_and_its_facility_told(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    made = [clinic.batch([row(number)], a.store.card()) for number in range(3)]
+    for one in made:
+        a.upload(clinic, one)
+    rounds([a, b])
+    assert a.set_hash() == b.set_hash()
+    assert {batch.batch for batch in b.held()} == {one.batch for one in made}
+    for one in made:
+        batch = Batch(names.facility_name("clinic-a"), one.batch)
+        assert b.layout.pack(one.batch).read_bytes() == one.plain, "the very bytes"
+        assert batches.statement(b.layout, batch)[1].armor == one.statement.armor
+        receipt = reply(a, clinic, f"{one.batch}.north.replica", b)
+        assert isinstance(receipt, messages.Receipt)
+        assert (receipt.store, receipt.batch) == ("north", one.batch)
+    assert facilities.via(b.layout, names.facility_name("clinic-a")) == "south"
+    assert not list(b.layout.outbound(names.facility_name("clinic-a")).iterdir()), "it lives at south"
+    assert not list(a.layout.outbound(b.name).iterdir())
+
+
+def test_nothing_new_costs_nothing_and_a_restart_asks_for_nothing(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    a.upload(clinic, clinic.batch([row(1)], a.store.card()))
+    rounds([a, b])
+    for node in (a, b):
+        node.close()
+        node.open()
+    sent: list[str] = []
+    for _ in range(6):
+        for node, other in ((a, b), (b, a)):
+            node.step()
+            sent += [path.name for path in node.layout.outbound(other.name).iterdir()]
+        carry(a, b)
+    assert not [name for name in sent if name.endswith(".batch")]
+    assert peers.alarms(a.layout, b.name) == peers.alarms(b.layout, a.name) == []
+
+
+def test_the_same_batch_at_both_and_forks_of_one_facility_are_kept(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    b.enrol(clinic)
+    first = clinic.batch([row(1)], a.store.card())
+    a.upload(clinic, first)
+    twin = Facility("clinic-a", clinic.key, clinic.identity, clinic.sequence, clinic.previous)
+    here, there = clinic.batch([row(2)], a.store.card()), twin.batch([row(3)], b.store.card())
+    a.upload(clinic, here)
+    b.upload(twin, there)
+    rounds([a, b])
+    assert a.set_hash() == b.set_hash()
+    assert len(a.held()) == 3
+    from central_store.report import status
+
+    for node in (a, b):
+        assert status(node.store)[0].forks == 1, "shown, not lost"
+
+
+def test_a_damaged_and_a_lost_pack_come_back_from_the_peer(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    made = [clinic.batch([row(number)], a.store.card()) for number in range(3)]
+    for one in made:
+        a.upload(clinic, one)
+    rounds([a, b])
+    pack = a.layout.pack(made[0].batch)
+    at = damage.seen(pack.stat())
+    damage.found(a.store, Batch(names.facility_name("clinic-a"), made[0].batch), "pack-bytes", NOW, at)
+    assert len(a.held()) == 2
+    a.ask()
+    rounds([a, b])
+    assert len(a.held()) == 3
+    assert pack.read_bytes() == made[0].plain
+
+    shutil.rmtree(a.layout.packs)  # the whole folder
+    assert not a.held()
+    peers.look_again(a.layout, b.name)
+    a.close()
+    a.open()
+    rounds([a, b])
+    assert len(a.held()) == 3
+    assert peers.alarms(b.layout, a.name) == []
+
+
+def test_a_store_that_lost_its_disk_is_rebuilt_with_its_keys(
+    pair: tuple[Node, Node, Facility], tmp_path: Path
+) -> None:
+    a, b, clinic = pair
+    user, home = names.user_name("kimura"), names.facility_name("clinic-a")
+    accounts.add(a.layout, user, home, "correct horse")
+    a.upload(clinic, clinic.batch([row(1)], a.store.card()))
+    rounds([a, b])
+    a.close()
+    keys = tmp_path / "keys"
+    shutil.copytree(a.root / "keys", keys)
+    shutil.rmtree(a.root)
+    fresh = Node(tmp_path / "a", "south")
+    fresh.close()
+    shutil.rmtree(fresh.root / "keys")
+    shutil.copytree(keys, fresh.root / "keys")
+    fresh.open()
+    fresh.knows(b)
+    rounds([fresh, b])
+    people.adopt(fresh.layout, b.name)
+    assert fresh.set_hash() == b.set_hash()
+    assert facilities.load(fresh.layout, home) == clinic.card
+    assert facilities.via(fresh.layout, home) is None
+    assert accounts.load(fresh.layout, home, user) is not None
+    assert [kind for _, kind in peers.alarms(b.layout, fresh.name)], "a new log is not passed over in silence"
+    fresh.upload(clinic, clinic.batch([row(2)], fresh.store.card()))
+    rounds([fresh, b])
+    assert fresh.set_hash() == b.set_hash()
+    fresh.close()
+    a.open()
+
+
+def test_a_hostile_peer_replaces_no_key_and_grants_itself_nothing(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    forger = Facility("clinic-a")
+    b.enrol(forger)  # the same name, its own key
+    evil = Facility("evil")
+    b.enrol(evil)
+    a.upload(clinic, clinic.batch([row(1)], a.store.card()))
+    b.upload(forger, forger.batch([row(2)], b.store.card()))
+    grants.give(b.layout, names.facility_name("clinic-a"), names.facility_name("evil"))
+    rounds([a, b])
+    assert facilities.load(a.layout, names.facility_name("clinic-a")) == clinic.card
+    assert facilities.load(b.layout, names.facility_name("clinic-a")) == forger.card
+    assert len(a.held()) == len(b.held()) == 1
+    assert a.refused, "signed by a key that is not clinic-a's here"
+    assert grants.given(a.layout) == (), "b's word on clinic-a does not count at a"
+    assert facilities.via(a.layout, names.facility_name("evil")) == "north"
+
+
+def test_the_last_change_of_a_grant_wins_and_both_are_kept(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    other = Facility("hospital_b")
+    owner, reader = names.facility_name("clinic-a"), names.facility_name("hospital_b")
+    for node in (a, b):
+        node.enrol(clinic)
+        node.enrol(other)
+    a.knows(b, shared=("clinic-a", "hospital_b"))
+    b.knows(a, shared=("clinic-a", "hospital_b"))
+    grants.give(a.layout, owner, reader)
+    os.utime(a.layout.grant(owner, reader), (NOW.timestamp() - 100,) * 2)
+    rounds([a, b])
+    assert grants.given(b.layout) == grants.given(a.layout) != ()
+    grants.revoke(b.layout, owner, reader)  # at b, now
+    a.ask()
+    rounds([a, b])
+    assert grants.given(a.layout) == grants.given(b.layout) == ()
+    assert len(list(a.layout.people.iterdir())) == 2
+    grants.give(a.layout, owner, reader)
+    os.utime(a.layout.grant(owner, reader), (NOW.timestamp() - 10_000_000,) * 2)  # a's clock is behind
+    a.ask()
+    b.ask()
+    rounds([a, b])
+    assert grants.given(b.layout) != (), "a change follows what it changed, whatever the clock says"
+
+
+def test_an_account_is_taken_only_in_our_own_form(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, _ = pair
+    rounds([a, b])
+    home = names.facility_name("clinic-a")
+    made = accounts.add(a.layout, names.user_name("kimura"), home, "correct horse")
+    path = a.layout.account(home, names.user_name("heavy"))
+    phc = made.phc.replace("m=65536", "m=99999999")
+    path.write_bytes(
+        messages.canonical(made._asdict() | {"user": "heavy", "phc": phc, "type": "account", "version": 1})
+    )
+    path.chmod(0o600)
+    a.ask()
+    b.ask()
+    rounds([a, b])
+    assert [account.user for account in accounts.everyone(b.layout)] == ["kimura"]
+
+
+def test_names_of_peers_and_facilities_do_not_meet(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    with pytest.raises(SettingsError):
+        a.enrol(Facility("north"))
+    with pytest.raises(SettingsError):
+        b.enrol(Facility("South"))
+    card = dataclasses.replace(b.store.card(), store=clinic.name)
+    with pytest.raises(SettingsError):
+        peers.add(a.layout, peers.Peer(card=card, host="127.0.0.1", port=1))
+    stranger = dataclasses.replace(b.store.card(), signing_key=clinic.card.ssh_key)
+    with pytest.raises(SettingsError, match="another key"):
+        peers.add(a.layout, peers.Peer(card=stranger, host="127.0.0.1", port=1))
+    assert peers.remove(a.layout, b.name)
+    assert not peers.remove(a.layout, b.name)
+    assert not a.layout.shelves.joinpath("north").exists()
+
+
+def test_a_store_put_back_from_an_old_copy_is_alarmed_and_completed(
+    pair: tuple[Node, Node, Facility], tmp_path: Path
+) -> None:
+    a, b, clinic = pair
+    a.upload(clinic, clinic.batch([row(1)], a.store.card()))
+    rounds([a, b])
+    a.close()
+    shutil.copytree(a.root, tmp_path / "copy")
+    a.open()
+    a.upload(clinic, clinic.batch([row(2)], a.store.card()))
+    rounds([a, b])
+    a.close()
+    shutil.rmtree(a.root)
+    (tmp_path / "copy").rename(a.root)
+    a.open()
+    a.ask()
+    b.ask()
+    rounds([a, b])
+    assert [kind for _, kind in peers.alarms(b.layout, a.name)] == ["rollback"]
+    assert a.set_hash() == b.set_hash()
+    assert len(a.held()) == 2, "what the copy lacks came back"
+    assert peers.clear(b.layout, a.name) == 1
+    assert ingest.complete_log(a.store) == 0
