@@ -443,8 +443,6 @@ class Service:
             self._refuse(question.card, name, question.request, "request", trouble, question.user)
         self._known.discard((facility, question.request))
 
-    def _verified(self, worker: Worker, card: FacilityCard, batch: Batch) -> None:
-
     def _resealed(self, worker: Worker, wanted: Wanted) -> None:
         try:
             worker.end()
