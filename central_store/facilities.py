@@ -30,7 +30,7 @@ def enrol(
     for other in enrolled(layout):
         if other != card.facility and other.lower() == card.facility.lower():
             raise SettingsError(f"the name {card.facility} differs from {other} only in letter case")
-    if (layout.peer(card.facility) / "card.json").exists():
+    if any(path.parent.name.lower() == card.facility.lower() for path in layout.peers.glob("*/card.json")):
         raise SettingsError(f"{card.facility} is the name of a peer")
     present = load(layout, card.facility)
     if present is not None and present != card:
