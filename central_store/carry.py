@@ -21,9 +21,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from central_store import lock
 from central_store.peers import Peer
 from central_store.settings import Settings, Store
-from schemas.errors import AccessDenied, FormatError, HostKeyError, SyncError
+from schemas.errors import AccessDenied, Busy, FormatError, HostKeyError, SyncError
 from schemas.names import ShelfName
 from schemas.transit import durable, sftp
 from schemas.transit.sftp import SftpSession
@@ -125,11 +126,14 @@ class Stream:
         )
 
     def run(self, stopping: threading.Event) -> None:
-        """Carry until told to stop; trouble is a line in the log and another try."""
-        pause = PAUSE[0]
+        """Carry until told to stop; trouble is a line in the log and another try.
+
+        Of two processes that would carry the same, one waits until the other ends.
+        """
+        pause, turn = PAUSE[0], self._store.layout.peer(self._peer.name) / f"carry-{self._number}.lock"
         while not stopping.is_set():
             try:
-                with self.dial() as session:
+                with lock.held(turn), self.dial() as session:
                     idle = IDLE[0]
                     while not stopping.is_set():
                         moved = self.turn(session)
@@ -137,6 +141,8 @@ class Stream:
                         pause = PAUSE[0]
                         if not moved:
                             stopping.wait(idle)
+            except Busy:
+                pause = PAUSE[0]
             except (HostKeyError, AccessDenied) as error:
                 log.error("peer=%s: %s", self._peer.name, error)
                 pause = PAUSE[1]

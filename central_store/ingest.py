@@ -35,6 +35,7 @@ import logging
 import shutil
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 from central_store import audit, batches, damage, facilities, receipt_log, replies, verify
 from central_store.batches import Batch
@@ -157,7 +158,11 @@ def finish(
 
 def _recorded(layout: Layout, batch: Batch, receipt: Message, shelf: FacilityName | None) -> None:
     if isinstance(receipt, Receipt):
-        details = {"bytes": receipt.bytes, "objects": receipt.objects, "sequence": receipt.sequence}
+        details: dict[str, Any] = {
+            "bytes": receipt.bytes,
+            "objects": receipt.objects,
+            "sequence": receipt.sequence,
+        }
         if shelf not in (None, batch.facility):
             details |= {"peer": shelf}
         audit.record(layout, "ingest", facility=batch.facility, subject=batch.batch, details=details)

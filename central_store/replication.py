@@ -27,6 +27,11 @@ from schemas.errors import Busy
 from schemas.messages import Receipt
 from schemas.names import FacilityName
 
+AGAIN = 2.0
+"""Seconds after which peers are asked once more how they stand."""
+MOVED = ("level", "followed", "wanted", "refused")
+"""What of a note changes when something moves."""
+
 
 @dataclass
 class PeerStatus:
@@ -106,12 +111,17 @@ def replicate(store: Store, found: list[Peer], clock: Clock, *, patience: float)
         peers.ask(layout, peer.name)
     with _serving(store, clock), carrying.carrying(store, [peer for peer in found if peer.dial]):
         last, since = "", clock.monotonic()
+        asked_at = since
         while True:
             notes = [note(layout, peer.name) for peer in found]
             asked = any((layout.peer(peer.name) / "ask").exists() for peer in found)
             if not asked and all(item.get("level") and not item.get("asked") for item in notes):
                 return True
-            seen = json.dumps([{k: v for k, v in item.items() if k != "monotonic"} for item in notes])
+            if clock.monotonic() - asked_at > AGAIN:  # what was said last may have arrived first
+                asked_at = clock.monotonic()
+                for peer in found:
+                    peers.ask(layout, peer.name)
+            seen = json.dumps([[item.get(word) for word in MOVED] for item in notes])
             seen += str(sum(1 for peer in found for _ in layout.inbound(peer.name).iterdir()))
             if seen != last:
                 last, since = seen, clock.monotonic()

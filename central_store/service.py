@@ -1,14 +1,14 @@
 """One process, one loop: answer requests, take batches in, keep the shelves tidy.
 
-Order within a turn: requests first and at once; then what workers finished; then new work for idle workers,
-one facility after the other, so that a full shelf does not hold up the others.
+Order within a turn: requests first and at once; then what workers finished; then new work for idle workers.
 
 Guarantees: one service per store (`Busy` otherwise); the catalog is opened only here; whatever lies on a
 shelf, the loop goes on: it is answered, accepted, or refused and quarantined. Trouble with our own disk
 (full, read-only, a failed fsync) ends the attempt, not the service: it says so, waits, and everything
 unfinished begins again, with fresh files and the catalog opened again.
 
-Leaves to others: the write order (`central_store.ingest`), what requests mean (`central_store.requests`).
+Leaves to others: the write order (`central_store.ingest`), what requests mean (`central_store.requests`),
+peers (`central_store.peer_desk`), whose turn it is (`central_store.jobs`).
 """
 
 from __future__ import annotations
@@ -16,34 +16,22 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from multiprocessing.connection import wait
 from typing import Any
 
-from central_store import (
-    accounts,
-    batches,
-    facilities,
-    inbox,
-    ingest,
-    lock,
-    peers,
-    quarantine,
-    replies,
-    requests,
-)  # fmt: skip
+from central_store import accounts, facilities, inbox, ingest, lock, peers, quarantine, replies, requests
 from central_store.audit_segments import close_if_due
 from central_store.batches import Batch
 from central_store.bell import Bell
 from central_store.catalog import Catalog
 from central_store.catalog_file import CatalogError
-from central_store.crew import Crashed, Crew, Worker
+from central_store.crew import Crashed, Worker
 from central_store.fetch import Order
-from central_store.peers import Peer
+from central_store.jobs import Jobs
+from central_store.peer_desk import PeerDesk
 from central_store.replies import Refused
 from central_store.settings import Store
 from central_store.sql import Question
@@ -105,13 +93,8 @@ class Service:
         self._store = store
         self._clock = clock
         self._layout = store.layout
-        self._waiting: dict[FacilityName, deque[Batch]] = {}
-        self._orders: deque[Order | Wanted] = deque()
-        self._questions: dict[FacilityName, deque[Question]] = {}
-        self._known: set[tuple[FacilityName, str]] = set()  # waiting or in work: a look passes them over
         self._crashes: dict[Batch, int] = {}
         self._stopping = False
-        self._gave_way = False
         self._served = False
         self._bell: Bell | None = None
 
@@ -137,16 +120,8 @@ class Service:
                 if not mendable:
                     raise
                 log.error("disk trouble: %s; everything begins again in %d s", _short(error), PAUSE_SECONDS)
-                self._forget()
                 self._pause()
         return self.counts
-
-    def _forget(self) -> None:
-        """What was waiting or in work is found again on the shelves."""
-        self._waiting.clear()
-        self._orders.clear()
-        self._questions.clear()
-        self._known.clear()
 
     def _pause(self) -> None:
         until = self._clock.monotonic() + PAUSE_SECONDS
@@ -168,7 +143,7 @@ class Service:
                 rung = bell.facilities()
                 if now >= next_look:
                     self._look_at(self._everyone())
-                    self._talk.tick()
+                    self._peers.tick()
                     next_look = now + (self._store.settings.look_seconds if bell.works else 1)
                 else:
                     self._look_at(_facility_names(rung))
@@ -201,9 +176,9 @@ class Service:
         with ExitStack() as stack:
             self._begin(stack)
             self._look_at(self._everyone())
-            self._talk.tick()
+            self._peers.tick()
             inbox.sweep_all(self._store, self._clock.now())
-            while self._waiting or self._orders or self._questions or self._busy():
+            while self._jobs:
                 self._turn([], None)
             close_if_due(self._store, self._clock.now())
             if publish:
@@ -220,15 +195,12 @@ class Service:
         )
         if not self._layout.log.joinpath("head").exists():
             ingest.complete_log(self._store)
-        self._talk = Talk(self._store, self._clock.now, self._clock.monotonic)
         if entries := ingest.recover(self._store, self._catalog):
             log.info("recovered journal_entries=%d", entries)
-        self._crew = Crew(self._layout.root, self._store.settings.workers)
-        stack.callback(self._crew.close)
-        self._packers = Crew(self._layout.root, 1)
-        stack.callback(self._packers.close)
-        self._askers = Crew(self._layout.root, self._store.settings.sql_workers)
-        stack.callback(self._askers.close)
+        self._jobs = Jobs(self._store)
+        stack.callback(self._jobs.close)
+        talk = Talk(self._store, self._clock.now, self._clock.monotonic)
+        self._peers = PeerDesk(self._store, self._catalog, talk, self._jobs)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -236,15 +208,16 @@ class Service:
         return (*facilities.enrolled(self._layout), *peers.names_of(self._layout))
 
     def _look_at(self, who: Iterable[FacilityName]) -> None:
-        for facility in who:
+        for name in who:
             try:
-                card = facilities.load(self._layout, facility)
-                if card is None and (peer := peers.load(self._layout, facility)) is not None:
-                    self._look_at_peer(peer)
+                peer = peers.load(self._layout, name)
+                card = facilities.load(self._layout, name) if peer is None else None
             except SyncError as error:  # one broken card does not stop the others
-                log.error("facility=%s: %s", facility, error)
+                log.error("facility=%s: %s", name, error)
                 continue
-            if card is not None:
+            if peer is not None:
+                self.counts.refused += self._peers.look(peer)
+            elif card is not None:
                 self._look(card)
 
     def _look(self, card: FacilityCard) -> None:
@@ -254,57 +227,21 @@ class Service:
             log.error("facility=%s has no shelf: enrol it again", card.facility)
             return
         for name in found.requests:
-            if (card.facility, name.id) not in self._known:
+            if not self._jobs.know(card.facility, name.id):
                 self._request(card, name)
         for name in found.batches:
-            if (card.facility, name.id) not in self._known:
+            if not self._jobs.know(card.facility, name.id):
                 self._arrived(card, Batch(card.facility, names.batch_id(name.id)))
         for foreign in found.foreign:
             error = Refused("foreign-name", replies.REASONS["foreign-name"])
             self._refuse(card, foreign, inbox.foreign_subject(foreign), "batch", error)
-
-    def _look_at_peer(self, peer: Peer) -> None:
-        try:
-            found = inbox.look(self._layout.inbound(peer.name))
-        except FileNotFoundError:
-            log.error("peer=%s has no shelf: add it again", peer.name)
-            return
-        for name in found.requests:
-            self._hear(peer, name)
-        for name in found.batches:
-            shelf = Batch(peer.name, names.batch_id(name.id))
-            stored = batches.find(self._layout, shelf.batch)
-            if shelf in self._known:
-                continue
-            if stored is not None and ingest.accepted(self._store, stored):
-                card = ingest.told(self._store, stored, peer.name)
-                ingest.again(self._store, self._catalog, card, stored, shelf=peer.name)
-                self._talk.taken(*shelf)
-            else:
-                self._known.add(shelf)
-                self._waiting.setdefault(peer.name, deque()).append(shelf)
-        if found.requests:
-            self._talk.tick()
-
-    def _hear(self, peer: Peer, name: ShelfName) -> None:
-        try:
-            for wanted in self._talk.hear(peer, name):
-                if wanted not in self._orders:
-                    self._orders.append(wanted)
-        except FileNotFoundError:
-            return
-        except SyncError as error:
-            log.error("message refused peer=%s: %s", peer.name, error)
-            self.counts.refused += 1
-        (self._layout.inbound(peer.name) / str(name)).unlink(missing_ok=True)
 
     def _arrived(self, card: FacilityCard, batch: Batch) -> None:
         if ingest.accepted(self._store, batch):
             ingest.again(self._store, self._catalog, card, batch)
             self.counts.stored += 1
             return
-        self._known.add(batch)
-        self._waiting.setdefault(batch.facility, deque()).append(batch)
+        self._jobs.verify(batch)
 
     def _request(self, card: FacilityCard, name: ShelfName) -> None:
         try:
@@ -323,12 +260,8 @@ class Service:
             return
         if order is None:
             self._answered(card.facility, name.id)
-            return
-        self._known.add((card.facility, name.id))
-        if isinstance(order, Question):
-            self._questions.setdefault(card.facility, deque()).append(order)
         else:
-            self._orders.append(order)
+            self._jobs.order(order)
 
     def _answered(self, facility: FacilityName, request: str) -> None:
         (self._layout.inbound(facility) / f"{request}.request").unlink(missing_ok=True)
@@ -346,66 +279,19 @@ class Service:
         self.counts.refused += 1
 
     def _refuse_batch(self, card: FacilityCard | StoreCard, batch: Batch, error: SyncError) -> None:
-        name = f"{batch.batch}.batch"
         if isinstance(card, FacilityCard):
-            self._refuse(card, name, batch.batch, "batch", error)
-            return
-        reason, limit = replies.reason_of(error), self._store.settings.quarantine_mib << 20
-        log.warning("refused peer=%s batch=%s reason=%s", card.store, batch.batch, reason)
-        quarantine.take(self._layout, card.store, name, batch.batch, reason, limit=limit)
-        self._talk.refused(*batch)
-        self.counts.refused += 1
+            self._refuse(card, f"{batch.batch}.batch", batch.batch, "batch", error)
+        else:
+            self._peers.refuse(card, batch, error)
+            self.counts.refused += 1
 
     # -- working ---------------------------------------------------------------------------------
 
-    def _busy(self) -> list[Worker]:
-        crews = (self._crew, self._packers, self._askers)
-        return [worker for crew in crews for worker in crew.busy()]
-
     def _turn(self, bells: list[Any], seconds: float | None) -> None:
         """Give out work, wait for something to happen, take in what is finished."""
-        self._give_out()
-        pipes = {worker.pipe: worker for worker in self._busy()}
-        ready = wait([*bells, *pipes], None if seconds is None else max(0.0, seconds))
-        finished = [pipes[pipe] for pipe in ready if pipe in pipes]
-        rung = any(bell in ready for bell in bells)
-        if finished and (not rung or self._gave_way):  # the bell first: requests wait for nobody
-            self._finished(finished[0])
-            self._gave_way = False
-        elif finished:
-            self._gave_way = True  # once; then the finished one has its turn
-
-    def _give_out(self) -> None:
-        while self._orders and (worker := self._packers.idle()):
-            order = self._orders.popleft()
-            worker.begin(order, "reseal" if isinstance(order, Wanted) else "send", order)
-        while (worker := self._askers.idle()) and (question := self._next_question()):
-            worker.begin(question, "sql", question)
-        while self._waiting and (worker := self._crew.idle()):
-            facility = next(iter(self._waiting))
-            queue = self._waiting.pop(facility)
-            batch = queue.popleft()
-            if queue:
-                self._waiting[facility] = queue  # to the end of the line
-            card: FacilityCard | StoreCard | None = facilities.load(self._layout, facility)
-            if card is None and (peer := peers.load(self._layout, facility)) is not None:
-                card = peer.card
-            if card is None:
-                self._known.discard(batch)
-                continue
-            worker.begin((card, batch), "verify", card, batch.batch)
-
-    def _next_question(self) -> Question | None:
-        """Of each facility in turn, one at a time: slow statements of one do not hold up the others."""
-        running = {worker.job.card.facility for worker in self._askers.busy()}
-        facility = next((name for name in self._questions if name not in running), None)
-        if facility is None:
-            return None
-        queue = self._questions.pop(facility)
-        question = queue.popleft()
-        if queue:
-            self._questions[facility] = queue  # to the end of the line
-        return question
+        worker = self._jobs.next(bells, seconds)
+        if worker is not None:
+            self._finished(worker)
 
     def _finished(self, worker: Worker) -> None:
         if isinstance(worker.job, Question):
@@ -429,7 +315,7 @@ class Service:
             self._refuse(
                 order.card, f"{order.request}.request", order.request, "request", trouble, order.user
             )
-        self._known.discard((facility, order.request))
+        self._jobs.done(facility, order.request)
 
     def _asked(self, worker: Worker, question: Question) -> None:
         facility = question.card.facility
@@ -441,7 +327,7 @@ class Service:
             trouble = error if isinstance(error, SyncError) else Damaged(str(error))
             name = f"{question.request}.request"
             self._refuse(question.card, name, question.request, "request", trouble, question.user)
-        self._known.discard((facility, question.request))
+        self._jobs.done(facility, question.request)
 
     def _resealed(self, worker: Worker, wanted: Wanted) -> None:
         try:
@@ -456,8 +342,7 @@ class Service:
             told = ingest.told(self._store, verified.batch, batch.facility)
             ingest.accept(self._store, self._catalog, told, verified, self._clock.now())
             self.counts.stored += 1
-            if isinstance(card, StoreCard):
-                self._talk.taken(*batch)
+            self._peers.accepted(batch.facility, verified.batch)
         except FileNotFoundError as error:
             if (self._layout.inbound(batch.facility) / name).exists():
                 raise  # not the facility's file: one of ours is gone
@@ -470,7 +355,7 @@ class Service:
             if self._crashes[batch] >= 2:
                 self._refuse_batch(card, batch, Refused("crashed-reader", str(error)))
             else:
-                self._waiting.setdefault(batch.facility, deque()).append(batch)
+                self._jobs.verify_again(batch)
                 return
         self._crashes.pop(batch, None)
-        self._known.discard(batch)
+        self._jobs.done(*batch)

@@ -23,30 +23,36 @@ Leaves to others: taking batches in (`central_store.ingest`), sealing them (`cen
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from central_store import batches, facilities, ingest, packs, peers, people, receipt_log, replies
+from central_store import (
+    batches,
+    facilities,
+    ingest,
+    packs,
+    peer_answers,
+    peer_shelf,
+    peers,
+    people,
+    receipt_log,
+    replies,
+)  # fmt: skip
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import Entry, ReceiptLog
 from central_store.settings import Store
-from schemas import container, envelope, names, ustar
 from schemas.errors import FormatError, SyncError
 from schemas.merkle import Range
-from schemas.messages import MAX_BYTES, Message, rfc3339
+from schemas.messages import Message, rfc3339
 from schemas.names import BatchId, FacilityName, RequestId, ShelfName
 from schemas.peer_messages import (
     MOST_BATCHES,
-    MOST_ENTRIES,
     BatchesAnswer,
     BatchesRequest,
     LogAnswer,
@@ -79,6 +85,7 @@ class _State:
 
     asked: RequestId | None = None
     asked_people: RequestId | None = None
+    people_at: float = float("-inf")  # when they were asked for
     heard: float = float("-inf")  # when anything came from it
     next_ask: float = float("-inf")
     told: int = -1  # how long our log was when we last said so
@@ -124,10 +131,12 @@ class Talk:
             mirror = self._mirror(peer)
             self._want(peer, state, mirror.entries(self._settled(peer), mirror.range().size))
         if (state.asked or state.coming) and now - state.heard > STUCK and now >= state.next_ask:
-            state.asked = state.asked_people = None
+            state.asked = None
             state.pages.clear()
             state.wanted = {**state.coming, **state.wanted}
             state.coming.clear()
+        if state.asked_people and now - state.people_at > STUCK:
+            state.people, state.asked_people = "", None  # the next answer of its log leads to it again
         asked_for = self._store.layout.peer(peer.name) / "ask"
         poke = asked_for.exists()
         if state.asked is None and (poke or now >= state.next_ask or size != state.told):
@@ -141,7 +150,7 @@ class Talk:
     def _ask_log(self, peer: Peer, state: _State) -> None:
         ours, known = self._log.range(), self._mirror(peer).range()
         state.told, state.next_ask = ours.size, self._monotonic() + self._store.settings.replicate_seconds
-        state.asked = self._id()
+        state.asked = peer_shelf.new_id()
         request = LogRequest(
             id=state.asked,
             store=self._store.name,
@@ -151,7 +160,7 @@ class Talk:
             root=ours.root.hex(),
             created=rfc3339(self._now()),
         )
-        self._say(peer, state.asked, request)
+        self._say(peer, request)
 
     def _ask_batches(self, peer: Peer, state: _State) -> None:
         """The newest first; the next ones when half of what is under way is here."""
@@ -170,11 +179,20 @@ class Talk:
         if chosen:
             state.heard = max(state.heard, self._monotonic())
             request = BatchesRequest(
-                id=self._id(), store=self._store.name, batches=tuple(chosen), created=rfc3339(self._now())
+                id=peer_shelf.new_id(),
+                store=self._store.name,
+                batches=tuple(chosen),
+                created=rfc3339(self._now()),
             )
-            self._say(peer, request.id, request)
+            self._say(peer, request)
         else:
             self._settle(peer, state)
+
+    def _ask_people(self, peer: Peer, state: _State, digest: str) -> None:
+        state.people, state.asked_people = digest, peer_shelf.new_id()
+        state.people_at = self._monotonic()
+        request = PeopleRequest(id=state.asked_people, store=self._store.name, created=rfc3339(self._now()))
+        self._say(peer, request)
 
     # -- hearing ---------------------------------------------------------------------------------
 
@@ -186,22 +204,25 @@ class Talk:
             FileNotFoundError: it is not there any more.
         """
         state = self._states.setdefault(peer.name, _State())
-        message = self._open(peer, name)
+        message = peer_shelf.read(self._store, peer, name)
         state.heard = self._monotonic()
         wanted: list[Wanted] = []
         if isinstance(message, LogRequest):
-            self._answer_log(peer, state, message)
+            self._asked_for_log(peer, state, message)
         elif isinstance(message, LogAnswer):
             self._follow(peer, state, message)
         elif isinstance(message, BatchesRequest):
-            wanted = self._answer_batches(peer, message)
+            held, missing = peer_answers.batches_answer(self._store, message, self._now())
+            if missing is not None:
+                self._say(peer, missing)
+            wanted = [Wanted(peer, batch) for batch in held]
         elif isinstance(message, BatchesAnswer):
             for batch in message.missing:
                 if state.coming.pop(batch, None) is not None:
                     state.refused.add(batch)
             self._settle(peer, state)
         elif isinstance(message, PeopleRequest):
-            self._answer_people(peer, message)
+            self._say(peer, peer_answers.people_answer(self._store, peer, message, self._now()))
         elif isinstance(message, PeopleAnswer) and message.request == state.asked_people:
             state.asked_people = None
             people.apply(self._store, peer, message, self._now())
@@ -210,71 +231,14 @@ class Talk:
         self._note(peer, state)
         return wanted
 
-    def _open(self, peer: Peer, name: ShelfName) -> Message:
-        limit = MAX_BYTES + 64 * 1024
-        path = self._store.layout.inbound(peer.name) / str(name)
-        if path.is_symlink() or path.stat().st_size > envelope.sealed_size(limit, 64 * 1024):
-            raise FormatError("a message of a peer is larger than any may be")
-        plain = envelope.open_bytes(path.read_bytes(), [self._store.keys.age_identity], limit=limit)
-        tar = ustar.Reader(io.BytesIO(plain), limit=limit)
-        message = container.read_head(tar, lambda _: peer.card.signing_key).signed.message
-        if tar.next() is not None:
-            raise FormatError("there is more in a message than itself")
-        if getattr(message, "store", None) != peer.name:
-            raise FormatError("a message speaks for another store than the shelf")
-        return message
-
-    def _answer_log(self, peer: Peer, state: _State, request: LogRequest) -> None:
-        ours = self._log.range()
-        entries = [
-            receipt_log.decode(entry)
-            for entry in self._log.entries(request.start, request.start + MOST_ENTRIES)
-        ]
-        answer = LogAnswer(
-            store=self._store.name,
-            request=request.id,
-            start=request.start,
-            size=ours.size,
-            root=ours.root.hex(),
-            receipts=tuple(entry.signed.data.decode() for entry in entries),
-            signatures=tuple(entry.signed.armor for entry in entries),
-            people=people.told(self._store, peer, self._now()).digest,
-            known=self._mirror(peer).range().size,
-            wanted=len(state.wanted) + len(state.coming),
-            answered=rfc3339(self._now()),
-        )
-        self._say(peer, self._id(), answer)
-        known = self._mirror(peer).range()
+    def _asked_for_log(self, peer: Peer, state: _State, request: LogRequest) -> None:
+        known, wanted = self._mirror(peer).range(), len(state.wanted) + len(state.coming)
+        answer = peer_answers.log_answer(self._store, peer, request, known.size, wanted, self._now())
+        self._say(peer, answer)
         state.behind = (request.size, request.root) != (known.size, known.root.hex())
         if state.behind:
             state.next_ask = float("-inf")  # ask back now
-        state.level = request.start == ours.size and request.wanted == 0
-
-    def _answer_batches(self, peer: Peer, request: BatchesRequest) -> list[Wanted]:
-        found = {batch: batches.find(self._store.layout, batch) for batch in request.batches}
-        held = [
-            batch for batch in found.values() if batch is not None and ingest.accepted(self._store, batch)
-        ]
-        missing = tuple(batch for batch in request.batches if found[batch] not in held)
-        answer = BatchesAnswer(
-            store=self._store.name, request=request.id, missing=missing, answered=rfc3339(self._now())
-        )
-        if missing:
-            self._say(peer, self._id(), answer)
-        return [Wanted(peer, batch) for batch in held]
-
-    def _answer_people(self, peer: Peer, request: PeopleRequest) -> None:
-        told = people.told(self._store, peer, self._now())
-        answer = PeopleAnswer(
-            store=self._store.name,
-            request=request.id,
-            cards=told.cards,
-            changes=tuple(item.signed.data.decode() for item in told.changes),
-            keys=tuple(item.key for item in told.changes),
-            signatures=tuple(item.signed.armor for item in told.changes),
-            answered=rfc3339(self._now()),
-        )
-        self._say(peer, self._id(), answer)
+        state.level = request.start == answer.size and request.wanted == 0
 
     # -- following -------------------------------------------------------------------------------
 
@@ -286,11 +250,7 @@ class Talk:
         state.asked = None
         state.level = answer.known == self._log.range().size and answer.wanted == 0
         if answer.people != state.people:
-            state.people, state.asked_people = answer.people, self._id()
-            request = PeopleRequest(
-                id=state.asked_people, store=self._store.name, created=rfc3339(self._now())
-            )
-            self._say(peer, request.id, request)
+            self._ask_people(peer, state, answer.people)
         state.pages += self._checked(peer, answer)
         size = known.size + len(state.pages)
         if answer.size < size:
@@ -404,7 +364,7 @@ class Talk:
         level = state.level and not (waiting or state.behind or state.pages or state.asked_people)
         found = {
             "level": level, "wanted": waiting, "refused": len(state.refused), "heard": rfc3339(self._now()),
-            "monotonic": self._monotonic(), "asked": state.asked is not None,
+            "asked": state.asked is not None, "followed": self._mirror(peer).range().size + len(state.pages),
         }  # fmt: skip
         path = self._store.layout.peer(peer.name) / "now.json"
         data = json.dumps(found, sort_keys=True).encode()
@@ -416,11 +376,5 @@ class Talk:
     def _mirror(self, peer: Peer) -> ReceiptLog:
         return ReceiptLog(self._store.layout.peer(peer.name) / "log")
 
-    def _id(self) -> RequestId:
-        return names.request_id(secrets.token_hex(16))
-
-    def _say(self, peer: Peer, name: RequestId, message: Message) -> None:
-        signed = container.sign(message, self._store.keys.signing)
-        sealed = envelope.seal_bytes(container.whole(signed), [peer.card.age_recipient])
-        path: Path = self._store.layout.outbound(peer.name) / str(ShelfName(name, "request"))
-        durable.publish(path, sealed, replace=True, lasting=False)
+    def _say(self, peer: Peer, message: Message) -> None:
+        peer_shelf.put(self._store, peer, message)
