@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,12 +122,21 @@ def replicate(store: Store, found: list[Peer], clock: Clock, *, patience: float)
                 for peer in found:
                     peers.ask(layout, peer.name)
             seen = json.dumps([[item.get(word) for word in MOVED] for item in notes])
-            seen += str(sum(1 for peer in found for _ in layout.inbound(peer.name).iterdir()))
+            seen += str([_arrived(layout, peer) for peer in found])
             if seen != last:
                 last, since = seen, clock.monotonic()
             elif clock.monotonic() - since > patience:
                 return False
             time.sleep(0.1)
+
+
+def _arrived(layout: Layout, peer: Peer) -> list[int]:
+    """Bytes of batches that came, and how far those that go are."""
+    sizes, marks = [], []
+    with suppress(FileNotFoundError):  # taken in, or there, while we look
+        sizes = [path.stat().st_size for path in layout.inbound(peer.name).glob("*.batch*")]
+        marks = [path.stat().st_mtime_ns for path in layout.peer(peer.name).glob("*.mark")]
+    return [len(sizes), sum(sizes), len(marks), sum(marks)]
 
 
 @contextmanager
