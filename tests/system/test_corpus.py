@@ -122,12 +122,13 @@ def values(folder: Path, keywords: tuple[str, ...]) -> Iterator[bytes]:
 def found_in(folders: list[Path], needles: set[bytes], scratch: Path) -> list[bytes]:
     """Every place a needle stands in any file below these folders, by `grep`, as an auditor would look.
 
-    Digests are taken out first: their digits are random, and some run of five stands in one of them.
+    Digests are taken out first: their digits are random, and some run of five stands in one of them. So are
+    long UIDs: they are kept by design, also where they refer to other instances.
     """
     with (scratch / "haystack").open("wb") as sink:
         for folder in folders:
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                sink.write(re.sub(rb"[0-9a-f]{32,}", b"", path.read_bytes()) + b"\n")
+                sink.write(re.sub(rb"[0-9a-f]{32,}|(?:\d+\.){5,}\d+", b"", path.read_bytes()) + b"\n")
     (scratch / "needles").write_bytes(b"\n".join(sorted(needles)))
     command = ["grep", "-a", "-o", "-F", "-f", "needles", "haystack"]
     done = subprocess.run(
