@@ -1,4 +1,4 @@
-"""Die before the n-th step on the disk, n = 1, 2, 3, … until nothing is left to die in; then start again.
+"""Die before the n-th step on the disk, then start again: every n in the campaign, some in the default run.
 
 A dead process cleans nothing up: from the n-th step on every further step fails too.
 """
@@ -6,6 +6,7 @@ A dead process cleans nothing up: from the n-th step on every further step fails
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -107,38 +108,39 @@ def prepared(place: Place) -> tuple[Place, list[Made]]:
     return place, [old, place.put(place.a, place.a.batch([row(2, study=2), row(3)], place.card))]
 
 
-def test_no_moment_to_die_breaks_a_promise(prepared: tuple[Place, list[Made]], tmp_path: Path) -> None:
-    origin, all_made = prepared
-    for at in range(1, 1000):
-        root = tmp_path / "run"
-        shutil.copytree(origin.root, root)
-        place = Place(open_store(root), origin.a, origin.b)
-        with dying(at) as begun, suppress(Dead):
+def die(origin: Place, all_made: list[Made], root: Path, *at: int) -> int:
+    """On a copy of the store: die at each of these steps in turn, then finish; the steps begun at first."""
+    shutil.copytree(origin.root, root)
+    place = Place(open_store(root), origin.a, origin.b)
+    steps = 0
+    for step in at:
+        with dying(step) as begun, suppress(Dead):
             take_in(place)
+        steps = steps or begun[0]
         for made in all_made:
             promises_hold(place, made)
-        take_in(place)
-        all_is_done(place, all_made)
-        shutil.rmtree(root)
-        if begun[0] < at:
-            break
-    assert at > 40, "the steps were not seen"
+    take_in(place)
+    all_is_done(place, all_made)
+    shutil.rmtree(root)
+    return steps
 
 
-def test_dying_twice_in_recovery_is_no_worse(prepared: tuple[Place, list[Made]], tmp_path: Path) -> None:
-    origin, all_made = prepared
-    for at in range(12, 60, 4):
-        root = tmp_path / "run"
-        shutil.copytree(origin.root, root)
-        place = Place(open_store(root), origin.a, origin.b)
-        for again in (at, 3, 1):
-            with dying(again), suppress(Dead):
-                take_in(place)
-            for made in all_made:
-                promises_hold(place, made)
-        take_in(place)
-        all_is_done(place, all_made)
-        shutil.rmtree(root)
+@pytest.mark.campaign("faults", small=8, large=1000)
+def test_no_moment_to_die_breaks_a_promise(
+    prepared: tuple[Place, list[Made]], tmp_path: Path, campaign_size: int, campaign_seed: int
+) -> None:
+    steps = die(*prepared, tmp_path / "run", 1000)
+    assert 40 < steps < 1000, "the steps were not seen"
+    for at in random.Random(campaign_seed).sample(range(1, steps + 1), min(campaign_size, steps)):
+        die(*prepared, tmp_path / "run", at)
+
+
+@pytest.mark.campaign("faults", small=3, large=12)
+def test_dying_twice_in_recovery_is_no_worse(
+    prepared: tuple[Place, list[Made]], tmp_path: Path, campaign_size: int, campaign_seed: int
+) -> None:
+    for at in random.Random(campaign_seed).sample(range(12, 60, 4), campaign_size):
+        die(*prepared, tmp_path / "run", at, 3, 1)
 
 
 def test_a_pack_that_was_lost_is_taken_from_the_batch_sent_again(place: Place) -> None:

@@ -21,6 +21,7 @@ from facility_sync.identity.domains import Keyring
 from facility_sync.ledger import Entry, Ledger
 from schemas import container, keys, messages
 from schemas.errors import SettingsError
+from schemas.transit import durable
 
 A, B = "0a" * 32, "0b" * 32
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
@@ -179,6 +180,36 @@ REASONS: dict[str, tuple[str, Callable[[Terminal], object]]] = {
     "a link": ("link", _link_in_place),
     "lost": ("not-stored", lambda t: t.ledger.mark_lost(A, STORED)),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("store", ["central", "second"])
+def test_a_stop_while_a_receipt_is_kept_leaves_none_without_its_signature(
+    terminal: Terminal, monkeypatch, store: str
+) -> None:
+    if store != "central":
+        terminal.receipt()
+    message = messages.Receipt(store=store, facility="clinic-a", batch=A, sequence=1, objects=1, bytes=7,
+                               stored=STORED)  # fmt: skip
+    signed = container.sign(message, terminal.store_key)
+    real, left = durable.publish, iter([1])
+
+    class Killed(BaseException):
+        pass
+
+    def once(*words: object, **more: object) -> None:
+        if not next(left, 0):
+            raise Killed
+        real(*words, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "publish", once)
+        with pytest.raises(Killed):
+            receipts.keep(terminal.home, signed)
+    for path in terminal.home.root.rglob("*.receipt.json"):
+        assert path.with_name(path.name + ".sig").exists()
+    receipts.keep(terminal.home, signed)
+    place = "" if store == "central" else store
+    assert receipts.path_of(terminal.home, A, store=place).read_bytes() == signed.data
 
 
 @pytest.mark.parametrize("case", REASONS)

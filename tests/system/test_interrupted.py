@@ -16,8 +16,6 @@ from tests.kit import images
 from tests.kit.servers import OPENSSH_USER, SSHD, openssh_server
 from tests.kit.site import BIN, Site
 
-SEED = 20261124
-
 
 def digests(folder: Path) -> set[str]:
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
@@ -30,9 +28,6 @@ def source(site: Site, tmp_path: Path) -> Path:
         images.write(folder, 1, 1, 1, instance, pixels=random.Random(instance).randbytes(40_000))
     terminal = site.terminal("clinic-a", folder)
     terminal.settings(batch_mib=1)
-    (terminal.home / "settings.toml").write_text(
-        (terminal.home / "settings.toml").read_text().replace("batch_mib = 1", "batch_mib = 1")
-    )
     return folder
 
 
@@ -55,17 +50,20 @@ def all_is_well(site: Site, source: Path, out: Path) -> None:
         assert receipt.with_name(receipt.name + ".sig").exists()
 
 
-def test_a_round_killed_at_any_moment_is_finished_by_the_next(site, source, tmp_path):
-    """A dozen moments by a fixed seed here; thousands in the named campaign."""
+@pytest.mark.campaign("faults", small=4, large=100)
+def test_a_round_killed_at_any_moment_is_finished_by_the_next(
+    site, source, tmp_path, campaign_size, campaign_seed
+):
+    """As a user starts it, imports included; thousands of moments are in `test_killed.py`."""
     a = site.terminals["clinic-a"]
-    rng = random.Random(SEED)
+    rng = random.Random(campaign_seed)
     with site.serving():
         started = time.monotonic()
         subprocess.run(
             [str(BIN / "fsync"), "--home", str(a.home), "status"], capture_output=True, check=False
         )
         startup = time.monotonic() - started
-        for number in range(12):
+        for number in range(campaign_size):
             images.write(source, 1, 1, 2, number, pixels=rng.randbytes(20_000))
             with subprocess.Popen(
                 [str(BIN / "fsync"), "--home", str(a.home), "sync"],
@@ -77,11 +75,14 @@ def test_a_round_killed_at_any_moment_is_finished_by_the_next(site, source, tmp_
         all_is_well(site, source, tmp_path / "out")
 
 
-def test_a_store_killed_at_any_moment_loses_nothing_it_gave_a_receipt_for(site, source, tmp_path):
+@pytest.mark.campaign("faults", small=2, large=50)
+def test_a_store_killed_at_any_moment_loses_nothing_it_gave_a_receipt_for(
+    site, source, tmp_path, campaign_size, campaign_seed
+):
     a = site.terminals["clinic-a"]
     a.settings(receipt_wait_seconds=1)
-    rng = random.Random(SEED)
-    for number in range(6):
+    rng = random.Random(campaign_seed)
+    for number in range(campaign_size):
         images.write(source, 1, 1, 3, number, pixels=rng.randbytes(20_000))
         store = site.start()
         with subprocess.Popen(
