@@ -98,13 +98,15 @@ def _main() -> None:
     for name in PRELOADED:
         import_module(name)
     crew._context.set_forkserver_preload(["central_store.crew"])
-    forkserver.ensure_running()  # one for all stores: its workers end when the pipe of theirs does
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:
             pid, status = os.waitpid(order["wait"], 0)
             print(json.dumps([pid, os.waitstatus_to_exitcode(status)]), flush=True)
             continue
+        # One for all stores: its workers end when the pipe of theirs does. A client that is killed between
+        # its two words ends it, and another one begins.
+        forkserver.ensure_running()
         pid = os.fork()
         if pid:
             print(pid, flush=True)
