@@ -48,8 +48,7 @@ class Source:
         if self.behind is None:
             text += "; which of your batches it has could not be learnt"
         elif self.behind:
-            plural = "batch is" if self.behind == 1 else "batches are"
-            text += f"; {self.behind:,} of your {plural} not there yet"
+            text += f"; {self.behind:,} of your batches {'is' if self.behind == 1 else 'are'} not there yet"
         return [f"{name} is away: {why}." for name, why in self.away.items()] + [text + "."]
 
 

@@ -96,7 +96,7 @@ def test_away_the_next_one_is_used_and_back_it_is_the_first_again(
             said = terminal.ask("query", "--facility", "clinic-a", "--json")
             assert json.loads(said.err.splitlines()[0]) == {"store": "north", "away": {}, "behind": 1}
             other = terminal.ask("query", "--facility", "clinic-a", "--store", "south")
-            assert "Answered by south; 1 of your batch is not there yet." in other.err
+            assert "Answered by south; 1 of your batches is not there yet." in other.err
     assert batches(north).isdisjoint(batches(south))
     assert sorted(receipted(terminal).values()) == [["north"], ["south"]]
     assert [path.read_bytes() for path in (tmp_path / "back").rglob("*.dcm")] == [
