@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from central_store import batches, ingest, people, receipt_log
+from central_store import batches, ingest, people, receipt_log, witness
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import ReceiptLog
@@ -45,6 +45,7 @@ def log_answer(
     entries = [
         receipt_log.decode(entry) for entry in log.entries(request.start, request.start + MOST_ENTRIES)
     ]
+    checkpoint, checkpoint_signature = witness.ours(store.layout)
     return LogAnswer(
         store=store.name,
         request=request.id,
@@ -56,6 +57,8 @@ def log_answer(
         people=people.told(store, peer, now).digest,
         known=known,
         wanted=wanted,
+        checkpoint=checkpoint,
+        checkpoint_signature=checkpoint_signature,
         answered=rfc3339(now),
     )
 

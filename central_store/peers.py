@@ -4,6 +4,7 @@
     peers/<name>/road.json     whether and where we dial it, and its facilities
     peers/<name>/log/          its log as far as we followed it (`central_store.receipt_log`)
     peers/<name>/settled       how many entries of that need no more looking at
+    peers/<name>/checkpoints/  those of its audit log (`central_store.witness`)
     peers/<name>/alarms/       what it did that no honest, undamaged store does
 
 Guarantees: a peer has a name no facility has (both are names of shelves), and never changes its key silently.
@@ -22,9 +23,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from central_store import facilities
+from central_store import audit, facilities
 from central_store.layout import Layout
-from schemas import names
+from schemas import keys, names
 from schemas.errors import FormatError, SettingsError
 from schemas.messages import StoreCard, canonical
 from schemas.names import FacilityName
@@ -83,6 +84,8 @@ def add(layout: Layout, peer: Peer, *, replace_key: bool = False) -> None:
     durable.make_dirs(layout.outbound(peer.name))
     durable.make_dirs(layout.quarantine(peer.name))
     durable.make_dirs(layout.peer(peer.name))
+    details = {"key": keys.fingerprint(peer.card.signing_key), "facilities": list(peer.facilities)}
+    audit.record(layout, "peer", subject=peer.name, details=audit.operator(**details))
     road = {"host": peer.host, "port": peer.port, "dial": peer.dial, "facilities": list(peer.facilities)}
     durable.publish(layout.peer(peer.name) / "road.json", canonical(road), replace=True)
     durable.publish(layout.peer(peer.name) / "card.json", peer.card.to_bytes(), replace=True)
@@ -92,6 +95,7 @@ def remove(layout: Layout, name: FacilityName) -> bool:
     """End it: no login, no shelf, nothing remembered; returns whether there was such a peer."""
     if load(layout, name) is None:
         return False
+    audit.record(layout, "peer-removed", subject=name, details=audit.operator())
     durable.remove(layout.peer(name) / "card.json")
     shutil.rmtree(layout.peer(name))
     shutil.rmtree(layout.shelves / name, ignore_errors=True)
@@ -116,6 +120,7 @@ ALARMS: dict[str, str] = {
     "rollback": "Its log is shorter than it was: it was put back from an old copy, or rebuilt.",
     "fork": "Its log is not the continuation of what it was: rebuilt, or it tells different stories.",
     "root": "Its log has not the root it signed.",
+    "audit": "Its audit log is not the one it was: a checkpoint kept here is not in it.",
 }
 """What no honest, undamaged store does."""
 
@@ -126,6 +131,7 @@ def alarm(layout: Layout, name: FacilityName, kind: str, now: datetime) -> None:
     durable.make_dirs(folder)
     if len(list(folder.iterdir())) < MOST_ALARMS:
         durable.publish(folder / f"{now:%Y%m%dT%H%M%S%f}Z.{kind}", b"", replace=True)
+    audit.record(layout, "peer-alarm", subject=name, details={"alarm": kind}, now=now)
     log.error("alarm peer=%s kind=%s: %s", name, kind, ALARMS[kind])
 
 

@@ -5,7 +5,8 @@
 A subject is a file of `grants/` or `accounts/`. A change made here is noticed by comparing each file with
 the last change of it, dated by the file's time (never before the change it follows, so that a clock that is
 behind does not lose it), and signed. Of all changes of a subject the last counts, by time and then by digest;
-all are kept. A change dated more than a day ahead is not taken until then.
+all are kept, and the last of each store travels, so that two that were made at once are known at both. A
+change dated more than a day ahead is not taken until then.
 
 Who is believed: a peer may bring the facilities its entry names (`peers.ANY`: all that are unknown here), and
 its word on accounts and grants counts for facilities that it brought or that its entry names. It never
@@ -58,21 +59,23 @@ class Known(NamedTuple):
 # -- what there is -----------------------------------------------------------------------------------
 
 
-def last(layout: Layout) -> dict[str, Known]:
-    """The change that counts of each subject; raises `SettingsError` for a file that is none."""
-    found: dict[str, Known] = {}
-    for path in sorted(layout.people.glob("*")):
+def everything(layout: Layout) -> list[Known]:
+    """All changes, the oldest first; raises `SettingsError` for a file that is none."""
+    found = []
+    for path in layout.people.glob("*"):
         if path.suffix == ".part":
             continue
         try:
             data, key, armor = path.read_bytes().split(b"\n", 2)
-            known = _known(data, key.decode("ascii"), armor.decode("ascii"))
+            found.append(_known(data, key.decode("ascii"), armor.decode("ascii")))
         except (ValueError, SyncError) as error:
             raise SettingsError("a file in people/ is no change") from error
-        present = found.get(known.change.subject)
-        if present is None or present.order < known.order:
-            found[known.change.subject] = known
-    return found
+    return sorted(found, key=lambda known: known.order)
+
+
+def last(layout: Layout) -> dict[str, Known]:
+    """The change that counts of each subject."""
+    return {known.change.subject: known for known in everything(layout)}
 
 
 def _known(data: bytes, key: str, armor: str) -> Known:
@@ -117,6 +120,8 @@ def _keep(layout: Layout, known: Known) -> None:
     moment = known.change.changed.replace("-", "").replace(":", "")
     subject = hashlib.sha256(known.change.subject.encode()).hexdigest()[:32]
     path = layout.people / f"{subject}.{moment}.{known.order[1][:16]}"
+    if path.exists():
+        return
     data = b"\n".join((known.signed.data, known.key.encode("ascii"), known.signed.armor.encode("ascii")))
     durable.publish(path, data, mode=0o600, replace=True)
 
@@ -163,17 +168,22 @@ def told(store: Store, peer: Peer, now: datetime) -> Told:
         former = sorted(layout.former.glob(f"{name}.*.json"))
         found = [*([present.to_bytes()] if present else []), *(path.read_bytes() for path in former)]
         cards += [FacilityCard.from_bytes(data).to_bytes().decode() for data in found]
-    known = record(store, now)
-    ours = [known[subject] for subject in sorted(known) if about(layout, subject)[0] in shared]
+    record(store, now)
+    words = {(known.change.subject, known.key): known for known in everything(layout)}
+    ours = [words[word] for word in sorted(words) if about(layout, word[0])[0] in shared]
     return Told(tuple(cards), tuple(ours))
 
 
 # -- from a peer -------------------------------------------------------------------------------------
 
 
-def apply(store: Store, peer: Peer, answer: PeopleAnswer, now: datetime) -> None:
-    """Take what a peer says, as far as it is believed; the rest is a line in the log."""
-    layout = store.layout
+def apply(store: Store, peer: Peer, answer: PeopleAnswer, now: datetime) -> bool:
+    """Take what a peer says, as far as it is believed; the rest is a line in the log.
+
+    Returns:
+        Whether that is all; False if something is dated too far ahead, and to be heard again.
+    """
+    layout, early = store.layout, False
     _introduce(layout, peer, [FacilityCard.from_bytes(card.encode()) for card in answer.cards])
     if not len(answer.changes) == len(answer.keys) == len(answer.signatures):
         raise FormatError("people-answer: changes, keys and signatures are not as many")
@@ -181,9 +191,14 @@ def apply(store: Store, peer: Peer, answer: PeopleAnswer, now: datetime) -> None
     for data, key, armor in zip(answer.changes, answer.keys, answer.signatures, strict=True):
         try:
             change = _known(data.encode("utf-8", "replace"), key, armor)
-            _take(layout, peer, change, known.get(change.change.subject), now)
+            if datetime.fromisoformat(change.change.changed) > now + AHEAD:
+                early = True
+                raise FormatError("it is dated too far ahead")
+            if _take(layout, peer, change, known.get(change.change.subject)):
+                known[change.change.subject] = change
         except SyncError as error:
             log.warning("change not taken peer=%s: %s", peer.name, error)
+    return not early
 
 
 def _introduce(layout: Layout, peer: Peer, cards: list[FacilityCard]) -> None:
@@ -211,24 +226,24 @@ def _introduce(layout: Layout, peer: Peer, cards: list[FacilityCard]) -> None:
             log.error("facility=%s has another key at peer=%s: not taken", name, peer.name)
 
 
-def _take(layout: Layout, peer: Peer, new: Known, present: Known | None, now: datetime) -> None:
+def _take(layout: Layout, peer: Peer, new: Known, present: Known | None) -> bool:
+    """Keep a change, and let it count if it is the last one; returns whether it is."""
     facility, path = about(layout, new.change.subject)
     if facility not in peer.facilities and facilities.via(layout, facility) != peer.name:
-        return  # its own store's word counts, not this one's
-    if present is not None and present.order >= new.order:
-        return
-    if datetime.fromisoformat(new.change.changed) > now + AHEAD:
-        raise FormatError("it is dated too far ahead")
+        return False  # its own store's word counts, not this one's
     content = new.change.content
     if content:
         _check(new.change.subject, content)
     _keep(layout, new)
+    if present is not None and present.order >= new.order:
+        return False
     if not content:
         durable.remove(path)
-        return
+        return True
     durable.make_dirs(path.parent)
     mode = 0o600 if path.is_relative_to(layout.accounts) else 0o444
     durable.publish(path, content.encode(), mode=mode, replace=True)
+    return True
 
 
 def _check(subject: str, content: str) -> None:

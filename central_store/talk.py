@@ -42,6 +42,7 @@ from central_store import (
     people,
     receipt_log,
     replies,
+    witness,
 )  # fmt: skip
 from central_store.batches import Batch
 from central_store.peers import Peer
@@ -225,9 +226,11 @@ class Talk:
             self._say(peer, peer_answers.people_answer(self._store, peer, message, self._now()))
         elif isinstance(message, PeopleAnswer) and message.request == state.asked_people:
             state.asked_people = None
-            people.apply(self._store, peer, message, self._now())
-            state.wanted = dict.fromkeys(state.refused, 0) | state.wanted
-            state.refused.clear()
+            if people.apply(self._store, peer, message, self._now()):
+                state.wanted = dict.fromkeys(state.refused, 0) | state.wanted
+                state.refused.clear()
+            else:
+                state.people = ""  # asked again with the next piece of its log
         self._note(peer, state)
         return wanted
 
@@ -248,6 +251,8 @@ class Talk:
         if answer.request != state.asked or answer.start != known.size + len(state.pages):
             return  # late, or said twice
         state.asked = None
+        if not witness.keep(self._store.layout, peer, answer.checkpoint, answer.checkpoint_signature):
+            peers.alarm(self._store.layout, peer.name, "audit", self._now())
         state.level = answer.known == self._log.range().size and answer.wanted == 0
         if answer.people != state.people:
             self._ask_people(peer, state, answer.people)

@@ -94,7 +94,7 @@ class LogAnswer(Message):
     """The peer says: my log has `size` entries and this root; these stand from `start` on, with signatures.
 
     Of yours I know the first `known`, and wait for `wanted` of your batches. `people` is the digest of what a
-    `people-answer` would hold.
+    `people-answer` would hold. `checkpoint` is the newest of my audit log, or empty.
     """
 
     TYPE: ClassVar[str] = "log-answer"
@@ -108,6 +108,8 @@ class LogAnswer(Message):
     people: str = _is(names.object_id)
     known: int = _is(_count)
     wanted: int = _is(_count)
+    checkpoint: str = _is(_text(2000))
+    checkpoint_signature: str = _is(_text(2000))
     answered: str = _is(_moment)
 
 
@@ -158,7 +160,7 @@ class PeopleRequest(Message):
 class PeopleAnswer(Message):
     """The peer says: these. `cards`: of each facility the present one, then former ones.
 
-    `changes` are the last of each subject, each with the key and the signature of the store that made it.
+    `changes` are the last of each store about each subject, each with that store's key and signature.
     """
 
     TYPE: ClassVar[str] = "people-answer"

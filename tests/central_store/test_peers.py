@@ -10,10 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from central_store import accounts, batches, damage, facilities, grants, ingest, peers, people
+from central_store import (
+    accounts,
+    audit,
+    audit_segments,
+    audit_verify,
+    batches,
+    damage,
+    facilities,
+    grants,
+    ingest,
+    peer_shelf,
+    peers,
+    people,
+)
+from central_store import carry as carrier
 from central_store.batches import Batch
-from schemas import messages, names
+from schemas import container, messages, names
 from schemas.errors import SettingsError
+from schemas.peer_messages import BatchesRequest
 from tests.kit.batches import NOW, Facility, row
 from tests.kit.peering import Node, carry, rounds
 
@@ -205,6 +220,127 @@ def test_an_account_is_taken_only_in_our_own_form(pair: tuple[Node, Node, Facili
     b.ask()
     rounds([a, b])
     assert [account.user for account in accounts.everyone(b.layout)] == ["kimura"]
+
+
+def test_passwords_set_at_both_sides_at_once_the_last_counts_and_both_are_kept(
+    pair: tuple[Node, Node, Facility],
+) -> None:
+    a, b, _ = pair
+    user, home = names.user_name("kimura"), names.facility_name("clinic-a")
+    a.knows(b, shared=("clinic-a",))
+    b.knows(a, shared=("clinic-a",))
+    accounts.add(a.layout, user, home, "the first one")
+    os.utime(a.layout.account(home, user), (NOW.timestamp() - 1000,) * 2)
+    rounds([a, b])
+    words = {}
+    for node, password, age in (
+        (a, "of the south", 100),
+        (b, "of the north", 50),
+    ):  # nobody carries meanwhile
+        accounts.add(node.layout, user, home, password)
+        path = node.layout.account(home, user)
+        os.utime(path, (NOW.timestamp() - age,) * 2)
+        words[node.name] = path.read_bytes()
+    for node in (a, b):
+        node.ask()
+    rounds([a, b])
+    for node in (a, b):
+        assert node.layout.account(home, user).read_bytes() == words["north"]
+        kept = [known.change.content.encode() for known in people.everything(node.layout)]
+        assert len(kept) == 3
+        assert kept[1:] == [words["south"], words["north"]]
+
+
+def test_a_clock_that_is_ahead_is_waited_for(tmp_path: Path) -> None:
+    moment = [NOW]
+    a, b = Node(tmp_path / "a", "south"), Node(tmp_path / "b", "north", lambda: moment[0])
+    for node, other in ((a, b), (b, a)):
+        node.enrol(Facility("clinic-a"))
+        node.knows(other, shared=("clinic-a",))
+    user, home = names.user_name("kimura"), names.facility_name("clinic-a")
+    accounts.add(a.layout, user, home, "of tomorrow")
+    ahead = NOW + people.AHEAD * 2
+    os.utime(a.layout.account(home, user), (ahead.timestamp(),) * 2)
+    rounds([a, b])
+    assert accounts.load(b.layout, home, user) is None
+    moment[0] = ahead
+    b.ask()
+    rounds([a, b])
+    assert accounts.load(b.layout, home, user) is not None
+    for node in (a, b):
+        node.close()
+
+
+def test_checkpoints_of_a_peer_are_kept_and_show_that_its_audit_log_was_cut_off(
+    pair: tuple[Node, Node, Facility], tmp_path: Path
+) -> None:
+    a, b, _ = pair
+    shutil.copytree(a.layout.audit, tmp_path / "audit")
+    first = audit_segments.close(a.store, NOW)
+    rounds([a, b])
+    (kept,) = (b.layout.peer(a.name) / "checkpoints").glob("*.json")
+    assert kept.read_bytes() == audit.newest(a.layout).read_bytes()  # type: ignore[union-attr]
+    signed = container.verify(
+        kept.read_bytes(), kept.with_suffix(".json.sig").read_text(), a.store.card().signing_key
+    )
+    assert signed.message == first
+    assert peers.alarms(b.layout, a.name) == []
+
+    shutil.rmtree(a.layout.audit)  # as if nothing had happened since
+    shutil.copytree(tmp_path / "audit", a.layout.audit)
+    audit.record(a.layout, "check", details={"other": 1})
+    for _ in range(3):
+        a.ask()
+        b.ask()
+        rounds([a, b])
+    assert [kind for _, kind in peers.alarms(b.layout, a.name)] == ["audit"], "said once"
+    peers.clear(b.layout, a.name)
+    audit_segments.close(a.store, NOW)  # the first segment again, with another content
+    a.ask()
+    b.ask()
+    rounds([a, b])
+    assert [kind for _, kind in peers.alarms(b.layout, a.name)] == ["audit"]
+    assert audit_verify.verify(a.layout, a.store.card().signing_key, [signed]).problems
+
+
+def test_the_newest_batches_are_asked_for_first(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    sent = [clinic.batch([row(number)], a.store.card()) for number in range(4)]
+    for one in sent:
+        a.upload(clinic, one)
+    known, asked = peers.load(a.layout, b.name), list[names.BatchId]()
+    assert known is not None
+    for _ in range(20):
+        for node in (a, b):
+            node.step()
+        carry(a, b)
+        for path in a.layout.inbound(b.name).glob("*.request"):
+            message = peer_shelf.read(a.store, known, names.shelf_name(path.name))
+            if isinstance(message, BatchesRequest):
+                asked += message.batches
+    assert asked == [one.batch for one in sent][::-1]
+    assert len(b.held()) == 4
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "hours"),
+    [(0, 24, set(range(24))), (22, 6, {22, 23, *range(6)}), (1, 5, {1, 2, 3, 4}), (7, 7, set())],
+)
+def test_hours_in_which_batches_travel(
+    pair: tuple[Node, Node, Facility], begin: int, end: int, hours: set[int]
+) -> None:
+    found = dataclasses.replace(pair[0].store.settings, replicate_from_hour=begin, replicate_to_hour=end)
+    assert {hour for hour in range(24) if carrier.open_hours(found, NOW.replace(hour=hour))} == hours
+
+
+def test_a_rate_is_kept_by_all_streams_together() -> None:
+    waited: list[float] = []
+    rate = carrier.Rate(1000, lambda: 0.0, waited.append)
+    for _ in range(3):
+        rate(500)
+    assert waited == [0.5, 1.0, 1.5]
+    carrier.Rate(0, lambda: 0.0, waited.append)(10**9)
+    assert len(waited) == 3
 
 
 def test_names_of_peers_and_facilities_do_not_meet(pair: tuple[Node, Node, Facility]) -> None:
