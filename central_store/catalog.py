@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,8 +43,10 @@ from schemas.names import BatchId, FacilityName, ObjectId
 
 log = logging.getLogger("central_store")
 
-VERSION = hashlib.sha256("\n".join((*tables.TABLES, duckdb.__version__)).encode()).hexdigest()
-"""Of the tables' shape and of DuckDB, whose hash function the keys use: another one means a rebuild."""
+_SHAPE = (*tables.TABLES, *tables.DERIVED, duckdb.__version__)
+VERSION = hashlib.sha256("\n".join(_SHAPE).encode()).hexdigest()
+"""Of the tables' shape, of what is derived within them, and of DuckDB, whose hash function the keys use:
+another one means a rebuild."""
 
 _NONE: Points = {}
 
@@ -242,9 +245,11 @@ class Catalog:
             yield
         except BaseException:
             self._notes.clear()
+            self._lookups.forgotten()
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+        self._lookups.kept()
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -263,18 +268,22 @@ class Catalog:
     def table(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> pa.Table:
         """The rows of a query as an Arrow table; raises `Refused` when it takes too long."""
         with self._limited():
-            return self._connection.sql(sql, params=self._found(parameters, points)).to_arrow_table()
+            return self._connection.sql(sql, params=self._found(sql, parameters, points)).to_arrow_table()
+
+    def rows(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> list[tuple[Any, ...]]:
+        """The rows of a query; raises `Refused` when it takes too long."""
+        with self._limited():
+            return self._connection.execute(sql, self._found(sql, parameters, points)).fetchall()
 
     def row(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> tuple[Any, ...]:
         """The one row of a query; raises `Refused` when it takes too long."""
-        with self._limited():
-            rows = self._connection.execute(sql, self._found(parameters, points)).fetchall()
-        found: tuple[Any, ...] = rows[0]
-        return found
+        return self.rows(sql, parameters, points)[0]
 
-    def _found(self, parameters: Mapping[str, Any], points: Points) -> dict[str, Any]:
-        looked_up = {name: self._lookups.find(*point) for name, point in points.items()}
-        return {**parameters, **looked_up}
+    def _found(self, sql: str, parameters: Mapping[str, Any], points: Points) -> dict[str, Any]:
+        """The parameters that a statement names."""
+        named = {*re.findall(r"\$(\w+)", sql)}
+        given = {name: value for name, value in parameters.items() if name in named}
+        return given | {name: self._lookups.find(*at) for name, at in points.items() if name in named}
 
     def held(self, facility: FacilityName, digests: Sequence[str]) -> dict[str, BatchId]:
         """Which of these source digests a facility has stored in an undamaged batch, and in which."""
@@ -291,14 +300,20 @@ class Catalog:
 
     def places(self, objects: Iterable[ObjectId], owners: Sequence[FacilityName]) -> list[Place]:
         """Where these objects lie, as far as `owners` stored them and a pack is there; in that order."""
-        wanted = list(dict.fromkeys(objects))
+        wanted, found = list(dict.fromkeys(objects)), dict[str, tuple[Any, ...]]()
         with self._limited():
             at = self._lookups.find("object_sha256", list(wanted))
-            parameters = {"found": at, "wanted": wanted, "owners": list(owners)}
-            rows = self._connection.execute(tables.PLACES, parameters).fetchall()
-        found = {name: Place(names.object_id(name), names.batch_id(at[0]), *at[1:]) for name, at in rows}
-        gone = {b for b in {at.batch for at in found.values()} if packs.find(self._layout, b) is None}
-        return [found[name] for name in wanted if name in found and found[name].batch not in gone]
+            rows = self._connection.execute(tables.PLACES, {"found": at}).fetchall()
+            parts = {"parts": [part for part, *_ in rows]}
+            whose = dict(self._connection.execute(tables.WHOSE, parts).fetchall())
+        for part, name, *place in rows:
+            batch, owner = whose[part]
+            if owner in owners:
+                one = (batch in self._damaged, batch, *place, owner)
+                found[name] = min(one, found.get(name, one))  # an undamaged one, if there is
+        packed = {batch for _, batch, *_ in found.values() if packs.find(self._layout, batch) is not None}
+        places = ((name, *found[name]) for name in wanted if name in found)
+        return [Place(name, batch, *place) for name, _, batch, *place in places if batch in packed]
 
     def totals(self) -> dict[FacilityName, tuple[int, int]]:
         """Batches and rows of each facility."""

@@ -1,7 +1,8 @@
 """The catalog's tables, and the statements that keep them: SQL text, from the column table only. Pure.
 
     objects     one row for each object: what it has of its own, and the number of its part
-    parts       what a batch holds of one series: every column its objects share, their count and sums
+    parts       what a batch holds of one series: every column its objects share, their count and sums; and
+                all of it that answers show, packed (`central_store.packed`)
     batches     one row each: facility, sequence, previous, counts, when it was stored
     spans       the numbers of its objects: they follow each other
     conflicts   SOP instances of which a facility sent different files
@@ -18,7 +19,7 @@ finds what a scan of all rows would.
 
 from __future__ import annotations
 
-from central_store import lookups
+from central_store import lookups, packed
 from schemas import columns
 from schemas.columns import Column
 
@@ -59,6 +60,7 @@ TABLES: tuple[str, ...] = (
         "n_instances BIGINT NOT NULL",
         "first_object VARCHAR",
         *(f'"{column.name}" {columns.duckdb_type(column)}' for column in TOTALS),
+        "packed VARCHAR USING COMPRESSION uncompressed",  # few are read at a time: none is unpacked for them
         chosen=SHARED,
     ),
     """CREATE TABLE batches (
@@ -99,22 +101,28 @@ AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(lookup
 """For study and series: the values a batch brings, and taking the numbers they have already."""
 ADD_OBJECTS = f"""INSERT INTO objects ({_names(OWN)}, number, part, object_offset, duplicate)
 SELECT {_names(OWN)}, number, part, object_offset, false FROM fresh ORDER BY number"""
-ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_TOTALS})
-SELECT {_SHARED}, f.part, study, series, $batch, {_TOTALS} FROM fresh_parts f JOIN (
+ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_TOTALS}, packed)
+SELECT {_SHARED}, f.part, study, series, $batch, {_TOTALS}, {packed.sql()} FROM fresh_parts f JOIN (
     SELECT part, {_COUNTS} FROM (SELECT *, false AS duplicate FROM fresh) GROUP BY part) c ON c.part = f.part
 ORDER BY f.part"""
-ADD_KEYS: tuple[str, ...] = (
-    *(f"INSERT INTO recent_{kind} SELECT hash({kind}), number FROM fresh" for kind in lookups.OBJECTS),
-    *(
-        f"INSERT INTO recent_{kind} SELECT hash({kind}), part FROM fresh_parts WHERE part = {number}"
-        for kind, number in lookups.ENTITIES.items()
-    ),
-    *(
-        f"INSERT INTO recent_{lookups.TOKEN} SELECT hash(unnest({c.name})), part FROM fresh_parts"
-        for c in SHARED
-        if c.search == "token"
-    ),
+_KEYS = " UNION ALL ".join(
+    (
+        *(f"SELECT '{kind}' AS kind, {kind} AS value, number FROM fresh" for kind in lookups.OBJECTS),
+        *(
+            f"SELECT '{kind}', {kind}, part FROM fresh_parts WHERE part = {number}"
+            for kind, number in lookups.ENTITIES.items()
+        ),
+        *(
+            f"SELECT '{lookups.TOKEN}', unnest({c.name}), part FROM fresh_parts"
+            for c in SHARED
+            if c.search == "token"
+        ),
+    )
 )
+KEYS = f"SELECT kind, hash(value) AS key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
+"""What the look-ups need to know of a batch."""
+DERIVED = (packed.sql(), KEYS)
+"""How values of tables follow from others: a reader relies on it as on their shape."""
 SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
 ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_SPAN = "INSERT INTO spans VALUES (?, ?, ?)"
@@ -136,6 +144,7 @@ FLIP: tuple[str, ...] = (
     f"""UPDATE parts SET {", ".join(f"{name} = c.{name}" for name in _TOTALS.split(", "))}
 FROM (SELECT part, {_COUNTS} FROM objects WHERE part IN (SELECT part FROM flipped) GROUP BY part) c
 WHERE parts.part = c.part""",
+    f"UPDATE parts SET packed = {packed.sql()} WHERE part IN (SELECT part FROM flipped)",
 )
 _DIFFER = "GROUP BY ALL HAVING count(DISTINCT source_digest) > 1"
 CONFLICT = f"""INSERT INTO conflicts SELECT p.facility, o.sop_instance_uid
@@ -154,13 +163,9 @@ HELD = """SELECT o.source_digest, min(p.batch_id) FROM objects o JOIN parts p ON
 WHERE o.number IN (SELECT unnest($found::BIGINT[])) AND p.facility = $facility
 AND o.source_digest IN (SELECT unnest($wanted::VARCHAR[]))
 AND p.batch_id NOT IN (SELECT batch_id FROM damaged) GROUP BY ALL"""
-PLACES = """SELECT object_sha256, arg_min(
-    (p.batch_id, object_offset, bytes, encoding, p.facility), if(d.batch_id IS NULL, '0', '1') || p.batch_id)
-FROM (SELECT part, object_sha256, object_offset, object_bytes AS bytes, encoding FROM objects
-    WHERE number IN (SELECT unnest($found::BIGINT[]))
-    AND object_sha256 IN (SELECT unnest($wanted::VARCHAR[])))
-JOIN parts p USING (part) LEFT JOIN damaged d ON d.batch_id = p.batch_id
-WHERE p.facility IN (SELECT unnest($owners::VARCHAR[])) GROUP BY ALL"""
+PLACES = """SELECT part, object_sha256, object_offset, object_bytes, encoding FROM objects
+WHERE number IN (SELECT unnest($found::BIGINT[]))"""
+WHOSE = """SELECT part, (batch_id, facility) FROM parts WHERE part IN (SELECT unnest($parts::BIGINT[]))"""
 HEAD = """SELECT coalesce(max(sequence), 0), coalesce(arg_max(batch_id, sequence), '')
 FROM batches WHERE facility = $facility"""
 FORKED = """SELECT 1 FROM batches a, batches b

@@ -31,31 +31,17 @@ _SLICE = 1 << 20
 """Entries merged at once."""
 
 
-class Run:
-    """One open run.
+class Sorted:
+    """Keys in ascending order and their numbers: in memory, or in a mapped file.
 
     Args:
-        path: the file.
-        entries: how many it must have.
-
-    Raises:
-        Damaged: it is missing, or of another size.
+        keys: unsigned 64-bit.
+        numbers: as many.
     """
 
-    def __init__(self, path: Path, entries: int) -> None:
-        self.path, self.entries = path, entries
-        try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size != entries * _ENTRY:
-                    raise Damaged("a look-up of the catalog has another size")
-                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        except FileNotFoundError:
-            raise Damaged("a look-up of the catalog is missing") from None
-        self._map.madvise(mmap.MADV_RANDOM)
-        whole = memoryview(self._map)
-        self.keys: Sequence[int] = whole[: entries * 8].cast("Q")
-        self.numbers: Sequence[int] = whole[entries * 8 :].cast("I")
-        self._window = 3 * int(entries**0.5) + 8
+    def __init__(self, keys: Sequence[int], numbers: Sequence[int]) -> None:
+        self.keys, self.numbers, self.entries = keys, numbers, len(keys)
+        self._window = 3 * int(self.entries**0.5) + 8
 
     def find(self, keys: Iterable[int]) -> list[int]:
         """The numbers of all entries with one of these keys."""
@@ -70,6 +56,49 @@ class Run:
                 found.append(self.numbers[at])
                 at += 1
         return found
+
+
+class Recent(Sorted):
+    """Entries in memory.
+
+    Args:
+        rows: columns `key`, in ascending order, and `number`, both unsigned 64-bit.
+    """
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.rows = rows.combine_chunks()
+        views = (_bytes(self.rows[name].chunk(0)).cast("Q") for name in ("key", "number"))
+        super().__init__(*views)
+
+    def __add__(self, other: Recent) -> Recent:
+        """All entries of both."""
+        both = pa.concat_tables([self.rows, other.rows])
+        return Recent(both.take(pc.sort_indices(both["key"])))
+
+
+class Run(Sorted):
+    """One open run.
+
+    Args:
+        path: the file.
+        entries: how many it must have.
+
+    Raises:
+        Damaged: it is missing, or of another size.
+    """
+
+    def __init__(self, path: Path, entries: int) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size != entries * _ENTRY:
+                    raise Damaged("a look-up of the catalog has another size")
+                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        except FileNotFoundError:
+            raise Damaged("a look-up of the catalog is missing") from None
+        self._map.madvise(mmap.MADV_RANDOM)
+        whole = memoryview(self._map)
+        super().__init__(whole[: entries * 8].cast("Q"), whole[entries * 8 :].cast("I"))
 
     def columns(self, low: int, high: int) -> tuple[pa.Array, pa.Array]:
         """Keys and numbers of some entries, where they lie."""

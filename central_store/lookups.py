@@ -1,14 +1,15 @@
 """From a value to the rows that may have it: narrow look-ups beside the catalog's tables.
 
-    recent_<kind>   key, number          what came last, in the database: part of a batch's transaction
-    runs            file, kind, entries  which sorted files (`central_store.keyruns`) hold the rest
+    recent    kind, key, number    what came last, in the database: part of a batch's transaction
+    runs      file, kind, entries  which sorted files (`central_store.keyruns`) hold the rest
 
 A key is DuckDB's hash of the value. A kind of `OBJECTS` leads to numbers of objects; of the others, to parts.
 
 Guarantees: a look-up and an addition cost the same however large the archive is: the recent keys are at most
 about `SEAL`, and the runs few, because `FAN` runs of about one size become one, in a thread beside the
-service. The list of live runs changes in one transaction; a file that is in no list is removed when the
-catalog is opened. So a crash leaves no key missing and none twice.
+service. The recent keys are in memory too, sorted, so that looking up reads no table. The list of live runs
+changes in one transaction; a file that is in no list is removed when the catalog is opened. So a crash leaves
+no key missing and none twice.
 
 Leaves to others: comparing the values themselves (`central_store.catalog`): a number found may be of another
 value with the same key.
@@ -17,13 +18,17 @@ value with the same key.
 from __future__ import annotations
 
 import logging
+import operator
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from central_store.keyruns import Run, Stopped, merge, write
+import pyarrow as pa
+
+from central_store.keyruns import Recent, Run, Stopped, merge, write
 from schemas import columns
 from schemas.columns import Level
 from schemas.errors import Damaged
@@ -48,7 +53,7 @@ KINDS: tuple[str, ...] = (*OBJECTS, *ENTITIES, TOKEN)
 
 DDL: tuple[str, ...] = (
     "CREATE TABLE runs (file VARCHAR NOT NULL, kind VARCHAR NOT NULL, entries BIGINT NOT NULL)",
-    *(f"CREATE TABLE recent_{kind} (key UBIGINT NOT NULL, number BIGINT NOT NULL)" for kind in KINDS),
+    "CREATE TABLE recent (kind VARCHAR NOT NULL, key UBIGINT NOT NULL, number UBIGINT NOT NULL)",
 )
 
 
@@ -76,23 +81,54 @@ class Lookups:
         for path in folder.glob(f"*{SUFFIX}"):
             if path.name not in listed:
                 path.unlink()
+        self._recent: dict[str, list[Recent]] = {kind: [] for kind in KINDS}
+        self._added: list[str] = []
+        self._append(connection.sql("FROM recent ORDER BY kind, key").to_arrow_table())
+        self.kept()
         self._merging: _Merging | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        """Within a transaction: take in new keys; then say `kept` or `forgotten`.
+
+        Args:
+            rows: columns `kind`, `key` and `number`, sorted by the first two.
+        """
+        self._connection.register("incoming_keys", rows)
+        try:
+            self._connection.execute("INSERT INTO recent FROM incoming_keys")
+        finally:
+            self._connection.unregister("incoming_keys")
+        self._append(rows)
+
+    def _append(self, rows: pa.Table) -> None:
+        kinds, start = rows["kind"].value_counts(), 0
+        for kind, count in zip(kinds.field(0).to_pylist(), kinds.field(1).to_pylist(), strict=True):
+            self._recent[kind].append(Recent(rows.slice(start, count).select(["key", "number"])))
+            self._added.append(kind)
+            start += count
+
+    def kept(self) -> None:
+        """The transaction is lasting: what it added is like the rest, in few pieces."""
+        self._added.clear()
+        for pieces in self._recent.values():
+            while len(pieces) > 1 and pieces[-2].entries < 2 * pieces[-1].entries:
+                pieces[-2:] = [pieces[-2] + pieces[-1]]
+
+    def forgotten(self) -> None:
+        """The transaction failed."""
+        for kind in self._added:
+            self._recent[kind].pop()
+        self._added.clear()
 
     def find(self, kind: str, values: Sequence[str | None]) -> list[int]:
         """Numbers of the rows that may have one of these values."""
         if not values:
             return []
-        rows = self._connection.execute(
-            "SELECT DISTINCT hash(unnest($1::VARCHAR[])) ORDER BY 1", [list(values)]
-        ).fetchall()
-        keys = [key for (key,) in rows]
-        found = self._connection.execute(
-            f"SELECT number FROM recent_{kind} WHERE key IN (SELECT unnest($1::UBIGINT[]))",  # noqa: S608
-            [keys],
-        ).fetchall()
-        numbers = [number for (number,) in found]
-        for run in self._runs[kind]:
-            numbers += run.find(keys)
+        rows = self._connection.execute("SELECT hash(unnest($1::VARCHAR[]))", [list(values)]).fetchall()
+        keys = sorted({key for (key,) in rows})
+        numbers: list[int] = []
+        for piece in (*self._recent[kind], *self._runs[kind]):
+            numbers += piece.find(keys)
         return numbers
 
     def tidy(self, *, settle: bool = False) -> None:
@@ -112,14 +148,14 @@ class Lookups:
             self._take_merged(wait=True)
 
     def _sealed(self, kind: str) -> bool:
-        table = f"recent_{kind}"
-        (count,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0]  # noqa: S608
-        if count < self._seal:
+        pieces = self._recent[kind]
+        if sum(piece.entries for piece in pieces) < self._seal:
             return False
-        rows = self._connection.sql(f"SELECT key, number FROM {table} ORDER BY key").to_arrow_table()  # noqa: S608
+        rows = reduce(operator.add, reversed(pieces)).rows
         path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
         write(path, *(rows[name].combine_chunks() for name in ("key", "number")))
-        self._swap(kind, [], Run(path, count), f"DELETE FROM {table}")  # noqa: S608
+        self._swap(kind, [], Run(path, rows.num_rows), "DELETE FROM recent WHERE kind = $1")
+        pieces.clear()
         return True
 
     def _due(self) -> Iterator[tuple[str, list[Run]]]:
@@ -146,7 +182,7 @@ class Lookups:
             self._connection.execute("DELETE FROM runs WHERE file IN (SELECT unnest($1::VARCHAR[]))", [gone])
             self._connection.execute("INSERT INTO runs VALUES (?, ?, ?)", [new.path.name, kind, new.entries])
             if also:
-                self._connection.execute(also)
+                self._connection.execute(also, [kind])
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise

@@ -37,7 +37,7 @@ GRACE = 86_400.0
 TIER = 8
 _ROWS = 1 << 16
 _COPIED: dict[str, str] = {
-    "parts": "FROM parts",
+    "parts": "SELECT * EXCLUDE (packed) FROM parts",
     "batches": "SELECT *, batch_id IN (SELECT batch_id FROM damaged) AS damaged FROM batches",
     "conflicts": "FROM conflicts",
     "duplicates": "SELECT number FROM objects WHERE duplicate",

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from functools import partial
 from typing import Any, cast
 
 import pyarrow as pa
 
 from central_store.catalog_tables import OWN, TOTALS
 from central_store.lookups import ENTITIES, TOKEN
+from central_store.packed import Check
 from schemas import columns
 from schemas.columns import Column, Level, Rollup
 from schemas.errors import FormatError
@@ -28,6 +30,7 @@ MAX_ROWS = 50_000
 """Most rows in one answer, whatever its limit says; the rest is asked for with an offset."""
 
 _FEW = 16
+_EPOCH = date(1970, 1, 1)
 
 Points = Mapping[str, tuple[str, Sequence[str]]]
 """Parameters that are numbers from a look-up: the kind, and the values looked up."""
@@ -68,6 +71,17 @@ class Query:
     """Further parameters: what the catalog's look-ups find for these values."""
     schema: pa.Schema
     """Of the rows."""
+    level: Level
+    parts: str
+    """What must hold of a part."""
+    near: str
+    """The same as far as numbers from a look-up and texts say it: `checks` say the rest. Or empty."""
+    checks: Mapping[str, Check]
+    """What must hold of a part that is `near`, by columns."""
+    objects: str
+    """What must hold of an object, if there is a condition on objects themselves."""
+    page: str
+    """Numbers of the studies or series on the page, in its order, each beside the three counts."""
 
 
 def build(request: SearchRequest, owners: Sequence[FacilityName]) -> Query:
@@ -90,6 +104,12 @@ def build(request: SearchRequest, owners: Sequence[FacilityName]) -> Query:
         parameters=made.parameters,
         points=made.points,
         schema=schema(level),
+        level=level,
+        parts=" AND ".join(made.parts),
+        near=" AND ".join([*made.numbers, *made.texts]) if made.numbers else "",
+        checks=made.checks,
+        objects=" AND ".join(made.objects),
+        page="" if level == "instance" or made.objects else _numbers(level, made, request),
     )
 
 
@@ -104,10 +124,17 @@ class _Conditions:
         self.points: dict[str, tuple[str, Sequence[str]]] = {}
         self.parts = ["n_instances > 0", "facility IN (SELECT unnest($owners::VARCHAR[]))"]
         self.objects: list[str] = []
+        self.numbers: list[str] = []
+        self.texts: list[str] = []
+        self.checks: dict[str, Check] = {"facility": frozenset(owners).__contains__}
 
     def add(self, column: Column, values: Sequence[str]) -> None:
         where = self.objects if column.distinct else self.parts
         where.append(_condition(column, values, self.parameters))
+        if column.search == "text":
+            self.texts.append(where[-1])
+        elif not column.distinct:
+            self._check(column, values)
         number = ENTITIES.get(column.name, "part")
         if column.distinct:
             self._point(where, column.name, "number", column.name, values)
@@ -116,9 +143,22 @@ class _Conditions:
         elif column.name in ENTITIES:
             self._point(where, column.name, number, column.name, values)
 
+    def _check(self, column: Column, values: Sequence[str]) -> None:
+        wanted = frozenset(values)
+        if column.search == "token":
+            self.checks[column.name] = lambda found: not wanted.isdisjoint(found)
+        elif column.search == "date":
+            spans = [tuple(_day(each) if each else None for each in value.split("..")) for value in values]
+            self.checks[column.name] = partial(_within, spans)
+        else:
+            visible = self.checks.get(column.name, wanted.__contains__)  # of owners, those asked for
+            self.checks[column.name] = lambda found: found in wanted and visible(found)
+
     def _point(self, where: list[str], name: str, number: str, kind: str, values: Sequence[str]) -> None:
         self.points[f"at_{name}"] = (kind, list(values))
         where.insert(0, f"{number} IN (SELECT unnest($at_{name}::BIGINT[]))")
+        if where is self.parts:
+            self.numbers.append(where[0])
 
 
 def _hits(made: _Conditions, chosen: str) -> str:
@@ -190,6 +230,17 @@ def _page(level: Level, made: _Conditions, request: SearchRequest) -> str:
     return (
         f"WHERE {level} IN (SELECT {level} FROM ({_hits(made, '*')}) hits "
         f"GROUP BY {level} ORDER BY {first}{_PAGE[level]} {page})"
+    )
+
+
+def _numbers(level: Level, made: _Conditions, request: SearchRequest) -> str:
+    counts = ", ".join(
+        f"(sum({each}) OVER ())::BIGINT" for each in ("1", "sum(n_instances)", "sum(object_bytes)")
+    )
+    _, first = _ordered(request.order, _values(level))
+    return (
+        f"SELECT {level}, {counts} FROM ({_hits(made, '*')}) hits GROUP BY {level} "
+        f"ORDER BY {first}{_PAGE[level]} LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
     )
 
 
@@ -299,6 +350,14 @@ def _dates(name: str, key: str, values: Sequence[str], parameters: dict[str, Any
                 bounds.append(f"{name} {sign} ${key}_{number}{end}")
         parts.append(" AND ".join(bounds))
     return f"({' OR '.join(parts)})"
+
+
+def _within(spans: Sequence[tuple[date | None, ...]], day: int | None) -> bool:
+    """Whether a day, counted as Arrow counts, lies in one of them."""
+    if day is None:
+        return False
+    found = _EPOCH + timedelta(day)
+    return any((not first or first <= found) and (not last or found <= last) for first, last in spans)
 
 
 def _day(text: str) -> date:

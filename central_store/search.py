@@ -15,12 +15,17 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from central_store import query
+from central_store import query, quick
 from central_store.catalog import Catalog
+from central_store.query import Query
+from central_store.quick import Found
 from central_store.replies import Refused
 from schemas.container import MAX_TABLE
 from schemas.messages import HeldAnswer, HeldRequest, SearchAnswer, SearchRequest, rfc3339
 from schemas.names import FacilityName
+
+_SMALL = 1 << 14
+"""Bytes of rows that are not compressed."""
 
 
 def search(
@@ -44,22 +49,19 @@ def search(
         CatalogError: the catalog failed.
     """
     built = query.build(request, owners)
-    matches, instances, size = catalog.row(built.counts, built.parameters, built.points)
+    found = quick.find(catalog, built, request) or _found(catalog, built, request)
     table, returned, whose = None, 0, dict[str, int]()
-    if not request.count_only:
-        fits = request.offset == 0 and matches <= min(request.limit, query.MAX_ROWS)
-        sql = built.all_rows if fits else built.rows
-        rows = catalog.table(sql, built.parameters, built.points).cast(built.schema)
-        returned, table = rows.num_rows, _parquet(rows)
-        whose = {each["values"]: each["counts"] for each in rows["facility"].value_counts().to_pylist()}
+    if found.rows is not None:
+        returned, table = found.rows.num_rows, _parquet(found.rows)
+        whose = {each["values"]: each["counts"] for each in found.rows["facility"].value_counts().to_pylist()}
         if len(table) > MAX_TABLE:
             raise Refused("too-large", "the rows are more than one answer holds: ask for fewer at once")
     answer = SearchAnswer(
         store=store,
         request=request.id,
-        matches=matches,
-        instances=instances,
-        bytes=size,
+        matches=found.matches,
+        instances=found.instances,
+        bytes=found.bytes,
         returned=returned,
         table="" if table is None else hashlib.sha256(table).hexdigest(),
         answered=rfc3339(now),
@@ -67,9 +69,20 @@ def search(
     return answer, table, whose
 
 
+def _found(catalog: Catalog, built: Query, request: SearchRequest) -> Found:
+    """What a request asks for, put together by DuckDB."""
+    matches, instances, size = catalog.row(built.counts, built.parameters, built.points)
+    if request.count_only:
+        return Found(matches, instances, size, None)
+    fits = request.offset == 0 and matches <= min(request.limit, query.MAX_ROWS)
+    rows = catalog.table(built.all_rows if fits else built.rows, built.parameters, built.points)
+    return Found(matches, instances, size, rows.cast(built.schema))
+
+
 def _parquet(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
+    few = rows.nbytes < _SMALL  # then the work would cost more than the bytes
+    pq.write_table(rows, sink, compression="none" if few else "zstd", use_dictionary=not few)
     found: bytes = sink.getvalue().to_pybytes()
     return found
 

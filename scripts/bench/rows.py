@@ -20,7 +20,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from central_store import catalog_tables as tables
-from central_store import lookups
+from central_store import packed
 from central_store.catalog import Catalog
 
 CHUNK = 20_000
@@ -70,11 +70,14 @@ SELECT part, n AS objects, piece,
         || sha256('u' || patient || month) || sha256('v' || patient || month)) AS sealed_identity,
     n AS n_instances, greatest(1000, series_size_MB * 1e6 / n)::BIGINT AS each_bytes
 FROM slices ORDER BY part"""
-_ADD_PARTS = """INSERT INTO parts BY NAME
+_PARTS_FILLED = """
 SELECT * EXCLUDE (objects, each_bytes, batch, piece), sha256(part::VARCHAR) AS first_object,
     objects * each_bytes AS object_bytes, objects * each_bytes AS dicom_bytes,
     (study_date + INTERVAL 1 DAY)::TIMESTAMPTZ AS captured_at
-FROM incoming ORDER BY part"""
+FROM incoming"""
+_ADD_PARTS = (
+    f"INSERT INTO parts BY NAME SELECT *, {packed.sql()} AS packed FROM ({_PARTS_FILLED}) ORDER BY part"
+)
 _ADD_OBJECTS = """INSERT INTO objects BY NAME
 SELECT part + i AS number, part, 4096 + i * (each_bytes + 1024) AS object_offset, false AS duplicate,
     sha256((part + i)::VARCHAR) AS object_sha256, each_bytes AS object_bytes, 'dicom+zstd' AS encoding,
@@ -85,23 +88,9 @@ SELECT part + i AS number, part, 4096 + i * (each_bytes + 1024) AS object_offset
     (piece * 1000 + i + 1)::INTEGER AS instance_number, 512 AS "rows", 512 AS "columns", 12 AS bits,
     []::VARCHAR[] AS flags
 FROM incoming, LATERAL (SELECT unnest(range(objects)) AS i) ORDER BY number"""
-_KEYS = (
-    *(
-        f"INSERT INTO recent_{kind} SELECT hash({kind}), number FROM objects "
-        "WHERE number BETWEEN $low AND $high"
-        for kind in lookups.OBJECTS
-    ),
-    *(
-        f"INSERT INTO recent_{kind} SELECT hash({kind}), part FROM parts "
-        f"WHERE part = {number} AND part BETWEEN $low AND $high"
-        for kind, number in lookups.ENTITIES.items()
-    ),
-    *(
-        f"INSERT INTO recent_{lookups.TOKEN} SELECT hash(unnest({c.name})), part FROM parts "
-        "WHERE part BETWEEN $low AND $high"
-        for c in tables.SHARED
-        if c.search == "token"
-    ),
+_FRESH = (
+    "CREATE OR REPLACE TEMP VIEW fresh AS SELECT * FROM objects WHERE number BETWEEN {low} AND {high}",
+    "CREATE OR REPLACE TEMP VIEW fresh_parts AS SELECT * FROM parts WHERE part BETWEEN {low} AND {high}",
 )
 
 
@@ -134,12 +123,14 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
         high = piece["part"][-1].as_py() + piece["objects"][-1].as_py() - 1
         connection.execute(_ADD_PARTS)
         connection.execute(_ADD_OBJECTS)
-        for sql in _KEYS:
-            connection.execute(sql, {"low": low, "high": high})
+        for sql in _FRESH:
+            connection.execute(sql.format(low=low, high=high))
+        catalog._lookups.add(connection.sql(tables.KEYS).to_arrow_table())
         connection.execute(
             "INSERT INTO spans SELECT batch_id, min(part), sum(objects) FROM incoming GROUP BY batch_id"
         )
         connection.execute("COMMIT")
+        catalog._lookups.kept()
         connection.unregister("incoming")
         catalog.settle()
         done = high

@@ -77,7 +77,7 @@ class Bench:
             id="0" * 32, facility="facility-00", user="user", password="x", level=level,
             conditions=dict(conditions), count_only=False, limit=limit, created=messages.rfc3339(NOW),
         )  # fmt: skip
-        answer, _ = search(self.catalog, STORE, request, owners or self.facilities, NOW)
+        answer, *_ = search(self.catalog, STORE, request, owners or self.facilities, NOW)
         return answer.returned
 
     def questions(self) -> dict[str, Callable[[], object]]:

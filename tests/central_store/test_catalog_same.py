@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from central_store import batches, query
+from central_store import batches, query, quick
 from central_store.batches import Batch
 from central_store.catalog import Catalog
 from central_store.layout import Layout
@@ -221,6 +221,32 @@ def check_searches(made: Made, catalog: Catalog, rng: random.Random) -> None:
         )
         page = catalog.table(paged.rows, paged.parameters, paged.points).cast(built.schema).to_pylist()
         assert page == answer[1:3]
+        check_quick(catalog, level, conditions, owners, counts, answer)
+
+
+def check_quick(
+    catalog: Catalog, level: Level, conditions: dict[str, Any], owners: list[str], counts: Any, answer: Any
+) -> None:
+    """What is put together of packed parts is what DuckDB makes of their columns, whatever way it takes."""
+    visible = [names.facility_name(name) for name in owners]
+    for more in ({}, {"limit": 2, "offset": 1}, {"order": ["study_date", "study_uid:desc", "facility"]}):
+        request = asked(level, conditions, **more)
+        built = query.build(request, visible)
+        made = quick.find(catalog, built, request)
+        if more.get("order"):
+            if level == "instance" or built.objects or not answer:
+                assert made is None
+                continue
+            wanted = catalog.table(built.rows, built.parameters, built.points).cast(built.schema).to_pylist()
+        elif built.objects and level != "instance":
+            assert made is None
+            continue
+        else:
+            wanted = answer[1:3] if more else answer
+        assert made is not None and made.rows is not None
+        assert made.rows.schema == built.schema
+        assert made.rows.to_pylist() == wanted, (conditions, level, owners, more)
+        assert (made.matches, made.instances, made.bytes) == counts
 
 
 @pytest.mark.campaign("catalog", small=3, large=200)

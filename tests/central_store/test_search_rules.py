@@ -60,7 +60,7 @@ def filled(made_store: Place, tmp_path_factory: pytest.TempPathFactory) -> Place
 def find(place: Place, level: str, conditions: dict[str, Any], owners: Any = (A,), **more: Any) -> Any:
     with Catalog(place.store.layout, place.store.settings) as catalog:
         request = place.search(place.a, level, conditions=conditions, **more)
-        answer, table = search(catalog, place.store.name, request, owners, NOW)
+        answer, table, _ = search(catalog, place.store.name, request, owners, NOW)
     rows = [] if table is None else pq.read_table(io.BytesIO(table)).to_pylist()
     return answer, rows
 

@@ -38,7 +38,7 @@ def asker(filled: Place) -> Iterator[Asker]:
 
 def searched(place: Place, level: str, owners: Any) -> list[dict[str, Any]]:
     with Catalog(place.store.layout, place.store.settings) as catalog:
-        _, table = search(catalog, place.store.name, place.search(place.a, level), owners, NOW)
+        _, table, _ = search(catalog, place.store.name, place.search(place.a, level), owners, NOW)
     assert table is not None
     found: list[dict[str, Any]] = pq.read_table(io.BytesIO(table)).to_pylist()
     return found

@@ -1,0 +1,125 @@
+"""Searches that find little, and of large ones the page: by numbers first, then by what the parts say packed.
+
+    studies, series   the parts that match, if they are few; otherwise first the numbers of those on the page,
+                      then the parts of these
+    instances         the parts that match and then their objects; or the objects, if they have a condition
+                      of their own, and then their parts
+
+Guarantees: the same rows in the same order, and the same counts, as the statements of `central_store.query`
+give over all columns; or none, when they are for DuckDB to put together: then ask those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from central_store import packed
+from central_store.catalog import Catalog
+from central_store.catalog_tables import OWN
+from central_store.packed import Part
+from central_store.query import MAX_ROWS, Query
+from schemas.messages import SearchRequest
+
+FEW = 1000
+"""Parts that are read at once without counting them first."""
+MANY = 5000
+"""Parts of one page, or objects, above which DuckDB is quicker."""
+
+
+class Found(NamedTuple):
+    """An answer's rows and counts."""
+
+    matches: int
+    instances: int
+    bytes: int
+    rows: pa.Table | None
+    """None when only counts were asked for."""
+
+
+def find(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
+    """The rows that a request asks for, and the counts of all that match; None: too many.
+
+    Args:
+        catalog: where to look.
+        built: the request as SQL.
+        request: for its page and order.
+
+    Raises:
+        CatalogError, Refused: as `Catalog.table`.
+    """
+    if request.count_only:
+        return None
+    if built.level == "instance":
+        return _instances(catalog, built, request)
+    return _groups(catalog, built, request) if not built.objects else None
+
+
+# Everything put together here comes from `central_store.query` and this module; values are parameters.
+
+
+def _parts(
+    catalog: Catalog, built: Query, number: str, limit: int, among: tuple[str, Sequence[int]] | None = None
+) -> list[tuple[int, Part]] | None:
+    """The parts that match, each beside a number; None: more than the limit.
+
+    Where a look-up says which ones they may be, the other conditions are checked here: each column that a
+    statement reads costs more than all of these.
+    """
+    where, parameters = built.near or built.parts, built.parameters
+    if among is not None:
+        name, numbers = among
+        where = f"{name} IN (SELECT unnest($among::BIGINT[])) AND {where}"
+        parameters = {**parameters, "among": list(numbers)}
+    sql = f"SELECT {number}, packed FROM parts WHERE {where} LIMIT {limit + 1:d}"  # noqa: S608
+    found = catalog.rows(sql, parameters, built.points)
+    return None if len(found) > limit else packed.chosen(found, built.checks if built.near else {})
+
+
+def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
+    level = built.level
+    parts = None if request.order else _parts(catalog, built, level, FEW)
+    if parts is not None:
+        groups = packed.newest_first(level, packed.grouped(parts))
+        page = groups[request.offset : request.offset + min(request.limit, MAX_ROWS)]
+        counts = packed.totals(part for _, part in parts)
+        return Found(len(groups), *counts, packed.answer(level, page, built.schema))
+    numbers = catalog.rows(built.page, built.parameters, built.points)
+    if not numbers:  # perhaps the page is behind the last one: nothing says how many there are
+        return None
+    parts = _parts(catalog, built, level, MANY, (level, [number for number, *_ in numbers]))
+    if parts is None:
+        return None
+    by_number = packed.grouped(parts)
+    rows = packed.answer(level, [by_number[number] for number, *_ in numbers], built.schema)
+    _, matches, instances, size = numbers[0]
+    return Found(matches, instances, size, rows)
+
+
+_OBJECTS = f"""SELECT {", ".join(f'"{column.name}"' for column in OWN)}, part FROM objects
+WHERE NOT duplicate AND """  # noqa: S608
+_DISPUTED = """SELECT facility, sop_instance_uid FROM conflicts
+WHERE sop_instance_uid IN (SELECT unnest($uids::VARCHAR[]))"""
+
+
+def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
+    if request.order:
+        return None
+    if built.objects:
+        rows = catalog.table(f"{_OBJECTS}{built.objects} LIMIT {MANY + 1:d}", built.parameters, built.points)
+        if rows.num_rows > MANY:
+            return None
+        parts = _parts(catalog, built, "part", MANY, ("part", sorted(set(rows["part"].to_pylist()))))
+    else:
+        parts = _parts(catalog, built, "part", FEW)
+        if parts is None or packed.totals(part for _, part in parts)[0] > MANY:
+            return None
+        among = {"parts": sorted(number for number, _ in parts)}
+        rows = catalog.table(f"{_OBJECTS}part IN (SELECT unnest($parts::BIGINT[]))", among)
+    disputed = {*catalog.rows(_DISPUTED, {"uids": rows["sop_instance_uid"].to_pylist()})}
+    found = packed.instances(rows, dict(parts or ()), disputed, built.schema)
+    size = sum(found["object_bytes"].to_pylist())
+    page = found.slice(request.offset, min(request.limit, MAX_ROWS))
+    return Found(len(found), len(found), size, page)
