@@ -209,8 +209,7 @@ def take_news(home: Home, ledger: Ledger, desk: exchange.Desk) -> tuple[int, int
     batches = objects = 0
     for message in desk.news():
         if isinstance(message, messages.Refusal):
-            ledger.mark_refused(message.subject, f"store:{message.reason}")
-            _clear(home, message.subject)
+            _refused(home, ledger, message.subject, message.reason)
         elif isinstance(message, messages.Notice):
             if message.facility == home.settings.facility:
                 _lose(home, ledger, message)
@@ -237,6 +236,16 @@ def take_news(home: Home, ledger: Ledger, desk: exchange.Desk) -> tuple[int, int
     return batches, objects
 
 
+def _refused(home: Home, ledger: Ledger, batch: str, reason: str) -> None:
+    """A store refused a batch; one it could not open may have been damaged on its way, and goes once more."""
+    damaged = reason == "seal" and outbox_path(home, batch).exists()
+    if damaged and ledger.send_again(batch, f"store:{reason}"):
+        _forget_marks(home, batch)
+    else:
+        ledger.mark_refused(batch, f"store:{reason}")
+        _clear(home, batch)
+
+
 def _lose(home: Home, ledger: Ledger, notice: messages.Notice) -> None:
     """A store lost a batch: its files wait again unless another trusted store holds it, and can repair it."""
     ledger.drop(notice.batch, notice.store)
@@ -247,5 +256,9 @@ def _lose(home: Home, ledger: Ledger, notice: messages.Notice) -> None:
 
 def _clear(home: Home, batch: str) -> None:
     durable.remove(outbox_path(home, batch))
+    _forget_marks(home, batch)
+
+
+def _forget_marks(home: Home, batch: str) -> None:
     for card in home.stores:
         mark_path(home, batch, card.store).unlink(missing_ok=True)

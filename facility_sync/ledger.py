@@ -371,6 +371,15 @@ class Ledger:
             (reason, batch),
         )
 
+    def send_again(self, batch: str, reason: str) -> bool:
+        """A batch under way did not arrive as it was sent: back to `ready`, once; whether it is."""
+        cursor = self._db.execute(
+            "UPDATE batches SET state = 'ready', reason = ? "
+            "WHERE batch = ? AND state IN ('ready', 'sent') AND reason = ''",
+            (reason, batch),
+        )
+        return cursor.rowcount == 1
+
     def forget_refused(self) -> int:
         """Forget refused files, so that the next look takes them as new; returns how many."""
         cursor = self._db.execute(

@@ -258,7 +258,8 @@ def _unwrapped(wrapped: bytes, named: tuple[bytes, int] | None, reader: Reader) 
 @lru_cache(maxsize=64)
 def _loaded(reader: Reader) -> tuple[RSAPrivateKey, tuple[bytes, int] | None]:
     try:
-        key = serialization.load_pem_private_key(reader.key, password=None)
+        # The primes are not tested: a tenth of a second in each process, and the key is the reader's own.
+        key = serialization.load_pem_private_key(reader.key, None, unsafe_skip_rsa_key_validation=True)
         certificate = reader.certificate and x509.load_pem_x509_certificate(reader.certificate)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SettingsError("a private key or its certificate cannot be read", hint="Use PEM.") from error

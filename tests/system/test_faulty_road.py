@@ -54,12 +54,12 @@ def quick_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sftp, "_RENAMING", 1.0)
 
 
-def deliver(ends: Ends, patience: Patience = PATIENCE) -> str:
-    """One batch to the store and its answer back, as a round does it; returns what became of it."""
-    batch = ends.batch(BATCH)
+def deliver(ends: Ends, patience: Patience = PATIENCE, batch: str = "") -> str:
+    """One batch, or this one again, to the store and its answer back, as a round does; what became of it."""
+    again, batch = bool(batch), batch or ends.batch(BATCH)
     with ends.courier(patience) as carrier:
         try:
-            carrier.send(batch, look=False).result(60)
+            carrier.send(batch, look=again).result(60)
         except SyncError:
             return "not sent"
     ends.ledger.mark_sent(batch)
@@ -166,7 +166,19 @@ def test_a_write_that_was_not_done_never_gets_a_receipt(
     if fault == "cut-tail" and number == 3:
         assert outcome == "stored"  # too short: noticed by us, and sent again
     else:
-        assert outcome == "refused"
-        entry = ends.ledger.batches("refused")[-1]
-        assert (entry.batch, entry.reason) == (ends.sent[-1], "store:seal")
-        assert not list(ends.home.receipts.glob(f"{entry.batch}*"))
+        batch = ends.sent[-1]
+        assert outcome == "ready"  # damaged on its way: once more
+        assert not list(ends.home.receipts.glob(f"{batch}*"))
+        with ends.served(fault=f"{fault}:{number}"):
+            assert deliver(ends, batch=batch) == "refused"
+        entry = ends.ledger.batch(batch)
+        assert entry is not None
+        assert entry.reason == "store:seal"
+        assert not list(ends.home.receipts.glob(f"{batch}*"))
+
+
+def test_what_was_damaged_on_its_way_is_stored_by_the_next_round(ends: Ends) -> None:
+    with ends.served(fault="lie-write:2"):
+        assert deliver(ends) == "ready"
+    with ends.served():
+        assert deliver(ends, batch=ends.sent[-1]) == "stored"
