@@ -13,12 +13,14 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
-from central_store import audit, carrying, sftp_process
+from central_store import audit, carrying, peers, sftp_process
 from central_store.service import Clock, Counts, Service
 from central_store.settings import Store
 from schemas.errors import SettingsError, TransitError
@@ -50,10 +52,10 @@ def serve(
 
     with _stopping(service):
         if address is None:
-            with _carrying(store.layout.root):
+            with _carrying(store):
                 counts = service.run(lambda: started(None))
         else:
-            with _carrying(store.layout.root), _sftp(store.layout.root, address, service) as used:
+            with _carrying(store), _sftp(store.layout.root, address, service) as used:
                 counts = service.run(lambda: started(used()))
     audit.record(store.layout, "stop", details=audit.operator())
     return counts
@@ -73,21 +75,42 @@ def _stopping(service: Service) -> Iterator[None]:
 
 
 @contextmanager
-def _carrying(root: Path) -> Iterator[None]:
-    """The process that dials the peers; it ends when our end of the pipe closes."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    level = logging.getLogger().level
-    process = context.Process(target=carrying.run, args=(root, theirs, level), name="peers", daemon=True)
-    process.start()
-    theirs.close()
+def _carrying(store: Store) -> Iterator[None]:
+    """A process that dials the peers, from when there is one to dial; begun again should it end by itself."""
+    stopping = threading.Event()
+    thread = threading.Thread(target=_keep_carrying, args=(store, stopping), daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        ours.close()
-        process.join(6)
-        if process.is_alive():
-            process.kill()
+        stopping.set()
+        thread.join()
+
+
+def _keep_carrying(store: Store, stopping: threading.Event) -> None:
+    context = get_context("spawn")
+    level = logging.getLogger().level
+    with ExitStack() as stack:
+        process = None
+        while not stopping.is_set():
+            alive = process is not None and process.is_alive()
+            if not alive and any(peer.dial for peer in peers.everyone(store.layout)):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=carrying.run, args=(store.layout.root, theirs, level), name="peers", daemon=True
+                )
+                process.start()
+                theirs.close()
+                stack.callback(_end, process, ours)
+            stopping.wait(carrying.LOOK_SECONDS)
+
+
+def _end(process: BaseProcess, ours: Connection) -> None:
+    """It ends when our end of the pipe closes."""
+    ours.close()
+    process.join(6)
+    if process.is_alive():
+        process.kill()
 
 
 @contextmanager
