@@ -66,7 +66,7 @@ from schemas.transit import durable
 log = logging.getLogger("central_store")
 
 STUCK = 900.0
-"""Seconds without anything from a peer after which what was asked is asked again."""
+"""Seconds without an answer after which what was asked is asked again."""
 AT_ONCE = 512 * 1024 * 1024
 """Bytes of batches under way from one peer, unless one alone is larger."""
 MOST_LOG = 50_000_000
@@ -87,7 +87,8 @@ class _State:
     asked: RequestId | None = None
     asked_people: RequestId | None = None
     people_at: float = float("-inf")  # when they were asked for
-    heard: float = float("-inf")  # when anything came from it
+    asked_at: float = float("-inf")  # when the log was asked for
+    moved_at: float = float("-inf")  # when a batch came, or was asked for
     next_ask: float = float("-inf")
     told: int = -1  # how long our log was when we last said so
     pages: list[bytes] = field(default_factory=list)  # entries whose root is not proved yet
@@ -131,9 +132,10 @@ class Talk:
             state.began = True
             mirror = self._mirror(peer)
             self._want(peer, state, mirror.entries(self._settled(peer), mirror.range().size))
-        if (state.asked or state.coming) and now - state.heard > STUCK and now >= state.next_ask:
+        if state.asked and now - state.asked_at > STUCK:
             state.asked = None
             state.pages.clear()
+        if state.coming and now - state.moved_at > STUCK:
             state.wanted = {**state.coming, **state.wanted}
             state.coming.clear()
         if state.asked_people and now - state.people_at > STUCK:
@@ -151,7 +153,7 @@ class Talk:
     def _ask_log(self, peer: Peer, state: _State) -> None:
         ours, known = self._log.range(), self._mirror(peer).range()
         state.told, state.next_ask = ours.size, self._monotonic() + self._store.settings.replicate_seconds
-        state.asked = peer_shelf.new_id()
+        state.asked, state.asked_at = peer_shelf.new_id(), self._monotonic()
         request = LogRequest(
             id=state.asked,
             store=self._store.name,
@@ -178,7 +180,7 @@ class Talk:
             state.coming[batch] = size
             chosen.append(batch)
         if chosen:
-            state.heard = max(state.heard, self._monotonic())
+            state.moved_at = self._monotonic()
             request = BatchesRequest(
                 id=peer_shelf.new_id(),
                 store=self._store.name,
@@ -206,7 +208,6 @@ class Talk:
         """
         state = self._states.setdefault(peer.name, _State())
         message = peer_shelf.read(self._store, peer, name)
-        state.heard = self._monotonic()
         wanted: list[Wanted] = []
         if isinstance(message, LogRequest):
             self._asked_for_log(peer, state, message)
@@ -342,7 +343,7 @@ class Talk:
         state, peer = self._states.setdefault(name, _State()), peers.load(self._store.layout, name)
         state.coming.pop(batch, None)
         state.wanted.pop(batch, None)
-        state.heard = self._monotonic()
+        state.moved_at = self._monotonic()
         if refused:
             state.refused.add(batch)
         if peer is not None:

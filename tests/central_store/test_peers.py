@@ -26,6 +26,7 @@ from central_store import (
 )
 from central_store import carry as carrier
 from central_store.batches import Batch
+from central_store.receipt_log import ReceiptLog
 from schemas import container, messages, names
 from schemas.errors import SettingsError
 from schemas.peer_messages import BatchesRequest
@@ -383,3 +384,21 @@ def test_a_store_put_back_from_an_old_copy_is_alarmed_and_completed(
     assert len(a.held()) == 2, "what the copy lacks came back"
     assert peers.clear(b.layout, a.name) == 1
     assert ingest.complete_log(a.store) == 0
+
+
+def test_a_fork_is_alarmed_and_holds_up_nobody(pair: tuple[Node, Node, Facility]) -> None:
+    """A peer that tells another story of the same length."""
+    a, b, clinic = pair
+    for number in range(3):
+        a.upload(clinic, clinic.batch([row(number)], a.store.card()))
+    rounds([a, b])
+    entries = list(ReceiptLog(b.layout.log).entries(0, 10))
+    shutil.rmtree(b.layout.log)
+    ReceiptLog(b.layout.log).append(entries[::-1])
+    a.upload(clinic, clinic.batch([row(4)], a.store.card()))
+    for node in (a, b):
+        node.ask()
+    rounds([a, b])
+    assert [kind for _, kind in peers.alarms(a.layout, b.name)] == ["fork"]
+    assert a.set_hash() == b.set_hash()
+    assert len(a.held()) == 4

@@ -1,73 +1,164 @@
-"""Three stores under seeded schedules of everything that happens to stores; afterwards they are the same.
+"""Three to five stores under seeded schedules of everything that happens to stores; then they are the same.
 
 `--campaign peers` runs many; `--size N` how many, `--seed N` from which. A schedule is replayed by its seed.
+What a schedule draws from:
+
+    upload       a batch that is new, was taken elsewhere, or forks its facility's chain, at any store
+    step, carry  what lies on the shelves is heard, taken, answered; moved: late, twice, shuffled, lost
+    partition    a link goes, or comes back
+    crash        a store dies at one of its next steps on the disk, and starts again
+    copy         a store is copied; later it is put back from that
+    damage       a pack is found damaged
+    hostile      a peer sends rubbish, batches under false names, forged batches, old messages again; it signs
+                 for what it does not have; its log is cut off, forks, or holds another store's receipt
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from central_store import damage, peers, receipt_log
+from central_store import damage, facilities, peers, plain_reader, receipt_log
 from central_store.batches import Batch
 from central_store.receipt_log import ReceiptLog
 from central_store.talk import STUCK
-from schemas import container, names
+from schemas import container, envelope, keys, manifest, messages, names
 from schemas.messages import Receipt
-from tests.kit.batches import NOW, Facility, row
+from tests.central_store.test_crash import Dead, dying
+from tests.kit.batches import NOW, Facility, Made, row
 from tests.kit.peering import Node, carry, rounds
 
-NAMES = ("south", "north", "west")
+NAMES = ("south", "north", "west", "east", "islands")
+BATCHES = 8
+"""Of each chain."""
+
+
+class Templates:
+    """Stores without peers, and batches, made once: copies of them begin every schedule."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.homes = [Facility(f"clinic-{name}") for name in NAMES]
+        for name, home in zip(NAMES, self.homes, strict=True):
+            node = Node(folder / name, name)
+            for path in node.layout.packs.iterdir():
+                path.rmdir()  # made again when a pack comes; there are 256
+            node.enrol(home)
+            if home is not self.homes[0]:
+                node.enrol(self.homes[0])  # this one is at home everywhere
+            text = (node.root / "store.toml").read_text()
+            text = text.replace("replicate_seconds = 60", "replicate_seconds = 10000")
+            (node.root / "store.toml").write_text(text)
+            self.card = node.store.card()
+            node.close()
+        self.chains: list[tuple[Facility, list[Made]]] = []
+        for home in self.homes:
+            twin = Facility(home.name, home.key, home.identity)
+            for writer in (home, twin):
+                made = [writer.batch([row(number)], self.card) for number in range(BATCHES)]
+                self.chains.append((home, made))
+        forger = Facility(self.homes[0].name)
+        self.forged = [forger.batch([row(number)], self.card) for number in range(BATCHES)]
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    """Made once."""
+    return Templates(tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture(autouse=True)
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows from bytes alone is computed once: manifests, messages and cards come again often."""
+    checked: set[bytes] = set()
+    check = plain_reader.check
+
+    def once(path: Path, read: object) -> None:
+        data = path.read_bytes()
+        if data not in checked:
+            check(path, read)  # type: ignore[arg-type]
+            checked.add(data)
+
+    monkeypatch.setattr(plain_reader, "check", once)
+    monkeypatch.setattr(manifest, "from_parquet", functools.cache(manifest.from_parquet))
+    monkeypatch.setattr(messages, "parse", functools.lru_cache(50_000)(messages.parse))
+    monkeypatch.setattr(receipt_log, "parse", messages.parse)
+    monkeypatch.setattr(keys, "ssh_key", functools.cache(keys.ssh_key))
 
 
 class World:
-    """Three stores, a facility at each, and what it was promised."""
+    """Stores, facilities, and what these were promised. The last store may be hostile."""
 
-    def __init__(self, folder: Path, choice: random.Random) -> None:
-        self.folder, self.choice = folder, choice
-        self.nodes = [Node(folder / name, name) for name in NAMES]
-        self.homes = [Facility(f"clinic-{name}") for name in NAMES]
-        for node, home in zip(self.nodes, self.homes, strict=True):
-            node.enrol(home)
-            for other in self.nodes:
-                if other is not node:
-                    node.knows(other)
+    def __init__(self, folder: Path, templates: Templates, choice: random.Random) -> None:
+        self.folder, self.templates, self.choice = folder, templates, choice
+        self.nodes = []
+        for name in NAMES[: choice.choice((3, 3, 4, 5))]:
+            shutil.copytree(templates.folder / name, folder / name)
+            self.nodes.append(Node(folder / name, name))
+        self.evil = self.nodes[-1] if choice.random() < 0.4 else None
+        pairs = [(i, j) for j in range(len(self.nodes)) for i in range(j)]
+        if self.evil is None and choice.random() < 0.5:  # a tree, and perhaps some more
+            tree = {(choice.randrange(j), j) for j in range(1, len(self.nodes))}
+            pairs = [pair for pair in pairs if pair in tree or choice.random() < 0.3]
+        self.links = pairs
+        for i, j in pairs:
+            self.nodes[i].knows(self.nodes[j])
+            self.nodes[j].knows(self.nodes[i])
+        self.honest = [node for node in self.nodes if node is not self.evil]
         self.promised: set[Batch] = set()
         self.cut: set[tuple[int, int]] = set()
         self.copies: dict[int, tuple[Path, int]] = {}
-        self.noticed: list[tuple[Node, Node]] = []
-        self.count = 0
+        self.noticed: set[tuple[str, str]] = set()
+        self.suspects: set[str] = set() if self.evil is None else {self.evil.name}
+        self.malice = choice.choice((self.fork, self.cut_off, self.foreign))
+        self.heard: list[tuple[str, bytes]] = []
+        chains = templates.chains[: 2 * len(self.nodes)]
+        self.pool = [
+            (home, one) for number in range(BATCHES) for home, made in chains for one in [made[number]]
+        ]
+
+    # -- what happens ----------------------------------------------------------------------------
 
     def upload(self) -> None:
-        which = self.choice.randrange(3)
-        node, home = self.nodes[which], self.homes[which]
-        self.count += 1
-        made = home.batch([row(self.count)], node.store.card())
-        node.upload(home, made)
-        self.promised.add(Batch(names.facility_name(home.name), made.batch))
+        node = self.choice.choice(self.nodes)
+        home, made = self.choice.choice(self.pool)
+        if facilities.load(node.layout, names.facility_name(home.name)) is None:
+            return
+        sealed = envelope.seal_bytes(made.plain, [node.store.card().age_recipient])
+        node.upload(home, made._replace(sealed=sealed))
+        batch = Batch(names.facility_name(home.name), made.batch)
+        if node is not self.evil and batch in node.held():
+            self.promised.add(batch)
 
     def carry(self) -> None:
-        for i, j in ((0, 1), (0, 2), (1, 2)):
+        for i, j in self.links:
             if (i, j) not in self.cut:
                 carry(self.nodes[i], self.nodes[j], self.choice)
 
     def step(self) -> None:
-        for node in self.choice.sample(self.nodes, 3):
+        for node in self.choice.sample(self.nodes, len(self.nodes)):
             node.step()
 
     def partition(self) -> None:
-        self.cut ^= {self.choice.choice(((0, 1), (0, 2), (1, 2)))}
+        self.cut ^= {self.choice.choice(self.links)}
 
     def crash(self) -> None:
         node = self.choice.choice(self.nodes)
+        try:
+            with dying(self.choice.randrange(1, 60)):
+                node.step()
+        except Dead:
+            pass
         node.close()
         node.open()
 
     def copy(self) -> None:
-        which = self.choice.randrange(3)
+        which = self.choice.randrange(len(self.nodes))
         node, folder = self.nodes[which], self.folder / f"copy-{which}"
         node.close()
         shutil.rmtree(folder, ignore_errors=True)
@@ -82,27 +173,118 @@ class World:
         which = self.choice.choice(sorted(self.copies))
         folder, size = self.copies.pop(which)
         node = self.nodes[which]
-        others = [other for other in self.nodes if other is not node]
-        self.noticed += [(other, node) for other in others if known(other, node) > size]
+        self.expect(node, size)
+        self.noticed = {(observer, other) for observer, other in self.noticed if observer != node.name}
         node.close()
         shutil.rmtree(node.root)
         folder.rename(node.root)
         node.open()
-        self.promised = {
-            batch
-            for batch in self.promised
-            if any(batch in other.held() for other in others) or batch in node.held()
-        }
+        everywhere = set[Batch]().union(*(one.held() for one in self.honest))
+        self.promised &= everywhere
+
+    def expect(self, node: Node, size: int) -> None:
+        """Of the node's log only the first entries stay: who knew more of it must notice."""
+        self.suspects.add(node.name)
+        for other in self.honest:
+            if other is not node and known(other, node) > size:
+                self.noticed.add((other.name, node.name))
 
     def damage(self) -> None:
-        node = self.choice.choice(self.nodes)
+        node = self.choice.choice(self.honest)
         held = sorted(node.held())
-        others = [other for other in self.nodes if other is not node]
         if held:
             batch = self.choice.choice(held)
-            if any(batch in other.held() for other in others):
+            if any(batch in other.held() for other in self.honest if other is not node):
                 at = damage.seen(node.layout.pack(batch.batch).stat())
                 damage.found(node.store, batch, "pack-bytes", NOW, at)
+
+    # -- a hostile peer --------------------------------------------------------------------------
+
+    def hostile(self) -> None:
+        if self.evil is not None:
+            self.choice.choice(
+                (self.rubbish, self.false_name, self.forge, self.replay, self.ghost, self.once)
+            )()
+
+    def put(self, name: str, data: bytes) -> None:
+        assert self.evil is not None
+        (self.evil.layout.outbound(self.choice.choice(self.honest).name) / name).write_bytes(data)
+
+    def rubbish(self) -> None:
+        name = f"{self.choice.getrandbits(128):032x}.request"
+        name = self.choice.choice((name, f"{self.choice.getrandbits(256):064x}.batch"))
+        self.put(name, self.choice.randbytes(self.choice.choice((0, 10, 1000))))
+
+    def sealed(self, plain: bytes) -> bytes:
+        return envelope.seal_bytes(plain, [node.store.card().age_recipient for node in self.honest])
+
+    def false_name(self) -> None:
+        one, other = self.choice.sample(self.pool, 2)
+        self.put(other[1].file, self.sealed(one[1].plain))
+
+    def forge(self) -> None:
+        made = self.choice.choice(self.templates.forged)
+        self.put(made.file, self.sealed(made.plain))
+
+    def replay(self) -> None:
+        assert self.evil is not None
+        for path in self.evil.layout.shelves.glob("*/out/*.request"):
+            self.heard.append((f"{path.parent.parent.name}/out/{path.name}", path.read_bytes()))
+        if self.heard:
+            name, data = self.choice.choice(self.heard)
+            (self.evil.layout.shelves / name).write_bytes(data)
+
+    def ghost(self) -> None:
+        """It signs for a batch that nobody has."""
+        assert self.evil is not None
+        batch = names.batch_id(f"{self.choice.getrandbits(256):064x}")
+        log = ReceiptLog(self.evil.layout.log)
+        log.append(list(entries_of(self.evil, self.templates.homes[0].name, [batch])))
+
+    def once(self) -> None:
+        """Its own kind of lie about its log, one time."""
+        malice, self.malice = self.malice, lambda: None
+        malice()
+
+    def rewrite(self, entries: list[bytes]) -> None:
+        assert self.evil is not None
+        shutil.rmtree(self.evil.layout.log)
+        ReceiptLog(self.evil.layout.log).append(entries)
+
+    def fork(self) -> None:
+        assert self.evil is not None
+        entries = list(ReceiptLog(self.evil.layout.log).entries(0, 1000))
+        if len(entries) > 1:
+            self.expect(self.evil, 0)
+            self.rewrite(entries[::-1])
+
+    def cut_off(self) -> None:
+        assert self.evil is not None
+        entries = list(ReceiptLog(self.evil.layout.log).entries(0, 1000))
+        if entries:
+            size = self.choice.randrange(len(entries))
+            self.expect(self.evil, size)
+            self.rewrite(entries[:size])
+
+    def foreign(self) -> None:
+        assert self.evil is not None
+        ReceiptLog(self.evil.layout.log).append(
+            list(entries_of(self.honest[0], self.templates.homes[0].name, [names.batch_id("ab" * 32)]))
+        )
+
+    # -- afterwards ------------------------------------------------------------------------------
+
+    def check(self, what: str) -> None:
+        """All that must hold when everything healed."""
+        assert len({node.set_hash() for node in self.honest}) == 1, what
+        assert self.promised <= self.honest[0].held(), what
+        for observer in self.honest:
+            for observed in self.nodes:
+                alarms = peers.alarms(observer.layout, observed.name)
+                if (observer.name, observed.name) in self.noticed:
+                    assert alarms, f"{observer.name} must notice {observed.name}; {what}"
+                if observed.name not in self.suspects:
+                    assert not alarms, f"a false alarm; {what}"
 
 
 def known(observer: Node, observed: Node) -> int:
@@ -113,78 +295,57 @@ def known(observer: Node, observed: Node) -> int:
 def settled(nodes: list[Node]) -> None:
     """One round after everything healed; lost questions are asked again first."""
     for node in nodes:
-        node.seconds += STUCK + 1
-    rounds(nodes)
-
-
-OPS = ["upload"] * 4 + ["carry"] * 6 + ["step"] * 6 + ["partition", "crash", "copy", "put_back", "damage"]
-
-
-@pytest.mark.campaign("peers", small=1, large=10_000)
-def test_whatever_happened_after_one_round_all_hold_the_same(
-    tmp_path: Path, campaign_size: int, campaign_seed: int
-) -> None:
-    for number in range(campaign_size):
-        choice = random.Random(f"{campaign_seed}.{number}")
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        world = World(folder, choice)
-        done = []
-        for _ in range(30 if campaign_size == 1 else 60):
-            done.append(choice.choice(OPS))
-            getattr(world, done[-1])()
-        settled(world.nodes)
-        what = f"schedule {campaign_seed}.{number}: {' '.join(done)}"
-        assert len({node.set_hash() for node in world.nodes}) == 1, what
-        assert world.promised <= world.nodes[0].held(), what
-        for observer, observed in world.noticed:
-            assert peers.alarms(observer.layout, observed.name), f"{observer.name} must notice; {what}"
-        for node in world.nodes:
-            for other in world.nodes:
-                if not any(observed is other for _, observed in world.noticed):
-                    assert other is node or not peers.alarms(node.layout, other.name), f"false alarm; {what}"
-            node.close()
-        shutil.rmtree(folder)
-
-
-def test_a_forked_log_is_alarmed_and_holds_up_nobody(tmp_path: Path) -> None:
-    """A peer that tells another story of the same length; one that signs for what is not there."""
-    world = World(tmp_path, random.Random(1))
-    south, north, west = world.nodes
-    for _ in range(4):
-        world.upload()
-    settled(world.nodes)
-    own = ReceiptLog(north.layout.log)
-    entries = list(own.entries(0, 1000))
-    shutil.rmtree(north.layout.log)
-    ReceiptLog(north.layout.log).append(entries[::-1])
-    for node in world.nodes:
+        node.seconds += STUCK
         node.ask()
-    settled(world.nodes)
-    assert [kind for _, kind in peers.alarms(south.layout, north.name)] == ["fork"]
-    assert [kind for _, kind in peers.alarms(west.layout, north.name)] == ["fork"]
+    rounds(nodes, 200)
 
-    ghost = Receipt(
-        store=north.name, facility=names.facility_name("clinic-west"), batch=names.batch_id("ab" * 32),
-        sequence=9, objects=1, bytes=1, stored="2026-11-24T08:30:00Z",
-    )  # fmt: skip
-    signed = container.sign(ghost, north.store.keys.signing)
-    ReceiptLog(north.layout.log).append([receipt_log.encode(signed.data, signed.armor)])
-    world.upload()
-    for node in world.nodes:
-        node.ask()
+
+OPS = ["upload"] * 4 + ["carry"] * 6 + ["step"] * 6 + ["hostile"] * 3
+OPS += ["partition", "partition", "crash", "crash", "copy", "put_back", "damage"]
+
+
+def schedule(folder: Path, templates: Templates, seed: str, length: int) -> None:
+    """One of them, from its beginning to the check."""
+    choice = random.Random(seed)
+    world = World(folder, templates, choice)
+    done = []
+    for _ in range(length):
+        done.append(choice.choice(OPS))
+        getattr(world, done[-1])()
     settled(world.nodes)
-    assert len({node.set_hash() for node in world.nodes}) == 1
-    assert world.promised <= south.held()
+    world.check(f"schedule {seed}: {' '.join(done)}")
     for node in world.nodes:
         node.close()
 
 
-@pytest.mark.campaign("peers", small=2, large=3)
-def test_catching_up_costs_what_differs(tmp_path: Path, campaign_size: int) -> None:
+@pytest.mark.campaign("peers", small=2, large=10_000)
+def test_whatever_happened_after_one_round_all_hold_the_same(
+    tmp_path: Path, templates: Templates, campaign_size: int, campaign_seed: int
+) -> None:
+    for number in range(campaign_size):
+        folder = tmp_path / "world"
+        folder.mkdir()
+        schedule(folder, templates, f"{campaign_seed}.{number}", 50)
+        shutil.rmtree(folder)
+        if (number + 1) % 100 == 0:
+            print(f"{number + 1} schedules", flush=True)
+
+
+def entries_of(node: Node, facility: str, batches: list[names.BatchId]) -> Iterator[bytes]:
+    """Entries of a log: receipts this store signed for these batches."""
+    for batch in batches:
+        receipt = Receipt(
+            store=node.name, facility=names.facility_name(facility), batch=batch,
+            sequence=9, objects=1, bytes=1, stored="2026-11-24T08:30:00Z",
+        )  # fmt: skip
+        signed = container.sign(receipt, node.store.keys.signing)
+        yield receipt_log.encode(signed.data, signed.armor)
+
+
+def test_catching_up_costs_what_differs(tmp_path: Path) -> None:
     """Ten new batches among so many known ones: the bytes that are read and said do not grow with these."""
     said = {}
-    for size in [1_000 * 10**power for power in range(campaign_size)]:
+    for size in (300, 3_000):
         folder = tmp_path / str(size)
         folder.mkdir()
         a, b, clinic = Node(folder / "a", "south"), Node(folder / "b", "north"), Facility("clinic-a")
@@ -212,7 +373,6 @@ def test_catching_up_costs_what_differs(tmp_path: Path, campaign_size: int) -> N
         said[size] = sent[0]
         a.close()
         b.close()
-    print("bytes of messages by size of the log:", said)
     assert max(said.values()) < 1.1 * min(said.values())
 
 

@@ -132,13 +132,13 @@ def carry(a: Node, b: Node, choice: random.Random | None = None) -> int:
             choice.shuffle(found)
         for path in sorted(found) if choice is None else found:
             fate = choice.random() if choice else 1.0
-            if fate < 0.1:
+            if fate < 0.15:
                 continue  # late: the next time
-            if fate >= 0.2:
+            if fate >= 0.25:
                 shutil.copyfile(path, target.layout.inbound(source.name) / path.name)
-            if fate < 0.3:
-                continue  # lost on the way, or arrived and comes again
-            path.unlink()
+            if fate < 0.35 and fate >= 0.25:
+                continue  # arrived, and comes again
+            path.unlink()  # below 0.25 it is lost
             moved += 1
     return moved
 
