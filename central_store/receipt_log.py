@@ -15,6 +15,7 @@ Leaves to others: what may stand in a log (`central_store.ingest`, `central_stor
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from schemas.container import Signed, verify
 from schemas.errors import Damaged, FormatError
 from schemas.merkle import TILE, Range
 from schemas.messages import Receipt, canonical, parse
+from schemas.names import BatchId
 from schemas.transit import durable
 
 
@@ -46,6 +48,15 @@ def decode(entry: bytes) -> Entry:
     if not isinstance(message, Receipt):
         raise FormatError("an entry of the log is no receipt")
     return Entry(message, Signed(message, data, armor.decode("ascii", "replace")))
+
+
+_BATCH = re.compile(rb'"batch":"([0-9a-f]{64})"')
+
+
+def batch_of(entry: bytes) -> BatchId:
+    """The batch an entry is about, without reading the rest of it; raises `FormatError`."""
+    found = _BATCH.search(entry)  # of canonical JSON whose values hold no quotation mark
+    return decode(entry).receipt.batch if found is None else BatchId(found[1].decode("ascii"))
 
 
 def verified(data: str, armor: str, signer: str) -> Entry:

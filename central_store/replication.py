@@ -15,17 +15,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from central_store import batches, carrying, ingest, peers
 from central_store.layout import Layout
 from central_store.peers import Peer
-from central_store.receipt_log import ReceiptLog, decode
+from central_store.receipt_log import ReceiptLog, batch_of, decode
 from central_store.service import Clock, Service
 from central_store.settings import Store
 from schemas.errors import Busy
-from schemas.messages import Receipt
-from schemas.names import FacilityName
+from schemas.names import BatchId, FacilityName
 
 AGAIN = 2.0
 """Seconds after which peers are asked once more how they stand."""
@@ -45,6 +45,8 @@ class PeerStatus:
     behind_bytes: int = 0
     behind_since: str = ""
     """When the oldest of these was stored."""
+    behind_minutes: int = 0
+    """How long ago that was."""
     missing: int = 0
     """Batches of its log that we lack."""
     refused: int = 0
@@ -53,36 +55,33 @@ class PeerStatus:
     alarms: tuple[str, ...] = ()
 
 
-def status(store: Store) -> list[PeerStatus]:
+def status(store: Store, now: datetime) -> list[PeerStatus]:
     """One line for each peer; reads its log and ours."""
-    ours = _receipts(store.layout, ReceiptLog(store.layout.log))
-    return [_status(store.layout, peer, ours) for peer in peers.everyone(store.layout)]
+    ours = _entries(ReceiptLog(store.layout.log))
+    return [_status(store.layout, peer, ours, now) for peer in peers.everyone(store.layout)]
 
 
-def _receipts(layout: Layout, log: ReceiptLog) -> dict[str, Receipt]:
-    found: dict[str, Receipt] = {}
-    for entry in log.entries(0, log.range().size):
-        receipt = decode(entry).receipt
-        if batches.committed(layout, batches.Batch(receipt.facility, receipt.batch)):
-            found[receipt.batch] = receipt
-    return found
+def _entries(log: ReceiptLog) -> dict[BatchId, bytes]:
+    return {batch_of(entry): entry for entry in log.entries(0, log.range().size)}
 
 
-def _status(layout: Layout, peer: Peer, ours: dict[str, Receipt]) -> PeerStatus:
-    log = ReceiptLog(layout.peer(peer.name) / "log")
-    theirs = {decode(entry).receipt.batch for entry in log.entries(0, log.range().size)}
-    lacking = [receipt for batch, receipt in ours.items() if batch not in theirs]
-    now = note(layout, peer.name)
+def _status(layout: Layout, peer: Peer, ours: dict[BatchId, bytes], now: datetime) -> PeerStatus:
+    theirs = _entries(ReceiptLog(layout.peer(peer.name) / "log"))
+    lacking = [decode(entry).receipt for batch, entry in ours.items() if batch not in theirs]
+    lacking = [one for one in lacking if batches.committed(layout, batches.Batch(one.facility, one.batch))]
+    since = min((receipt.stored for receipt in lacking), default="")
+    noted = note(layout, peer.name)
     return PeerStatus(
         peer=peer.name,
         held=len(theirs),
         behind=len(lacking),
         behind_bytes=sum(receipt.bytes for receipt in lacking),
-        behind_since=min((receipt.stored for receipt in lacking), default=""),
+        behind_since=since,
+        behind_minutes=int((now - datetime.fromisoformat(since)).total_seconds() // 60) if since else 0,
         missing=sum(batch not in ours for batch in theirs),
-        refused=int(now.get("refused", 0)),
-        heard=str(now.get("heard", "")),
-        level=bool(now.get("level")) and not lacking,
+        refused=int(noted.get("refused", 0)),
+        heard=str(noted.get("heard", "")),
+        level=bool(noted.get("level")) and not lacking,
         alarms=tuple(f"{kind} {when}" for when, kind in peers.alarms(layout, peer.name)),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import click
 
@@ -29,10 +30,10 @@ def status(root: Root, as_json: bool) -> None:
     text = f"store {store.name}, host key {host_key}\n" + table_or_none(
         rows, headings, "no facility is enrolled"
     )
-    known = replication.status(store)
+    known = replication.status(store, datetime.now(UTC))
     for peer in known:
         text += f"\npeer {peer.peer} lacks {peer.behind:,} batches ({output.size(peer.behind_bytes)})"
-        text += f" since {peer.behind_since}" if peer.behind_since else ""
+        text += f", the oldest for {peer.behind_minutes:,} minutes" if peer.behind else ""
         text += f"; we lack {peer.missing:,}; last heard {peer.heard or 'never'}"
         text += "".join(f"\nALARM peer {peer.peer}: {alarm}" for alarm in peer.alarms)
     document = {"store": store.name, "host_key": host_key, "facilities": lines}

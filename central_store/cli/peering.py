@@ -98,14 +98,14 @@ def list_(root: Root, as_json: bool) -> None:
     from central_store import output, replication
 
     store = root.open()
-    rows = [asdict(line) for line in replication.status(store)]
+    rows = [asdict(line) for line in replication.status(store, datetime.now(UTC))]
     shown = [
         row | {"behind_bytes": output.size(row["behind_bytes"]), "alarms": ", ".join(row["alarms"])}
         for row in rows
     ]
     headings = {
         "peer": "peer", "held": "holds", "behind": "lacks", "behind_bytes": "of size",
-        "behind_since": "since", "missing": "we lack", "heard": "last heard", "alarms": "alarms",
+        "behind_minutes": "for minutes", "missing": "we lack", "heard": "last heard", "alarms": "alarms",
     }  # fmt: skip
     show(as_json, rows, table_or_none(shown, headings, "no peers: `fstore peer add NAME CARD`"))
 
@@ -159,7 +159,7 @@ def _round(store: Store, found: list[Peer], patience: float, *, as_json: bool) -
     clock = Clock(lambda: datetime.now(UTC), time.monotonic)
     level = replication.replicate(store, found, clock, patience=patience)
     wanted = {peer.name for peer in found}
-    lines = [line for line in replication.status(store) if line.peer in wanted]
+    lines = [line for line in replication.status(store, datetime.now(UTC)) if line.peer in wanted]
     broken = replication.lacking(store)
     text = "\n".join(
         f"{line.peer} holds {line.held:,} batches, lacks {line.behind:,} ({output.size(line.behind_bytes)}); "

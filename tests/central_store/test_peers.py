@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from central_store import (
     peer_shelf,
     peers,
     people,
+    replication,
 )
 from central_store import carry as carrier
 from central_store.batches import Batch
@@ -402,3 +404,17 @@ def test_a_fork_is_alarmed_and_holds_up_nobody(pair: tuple[Node, Node, Facility]
     assert [kind for _, kind in peers.alarms(a.layout, b.name)] == ["fork"]
     assert a.set_hash() == b.set_hash()
     assert len(a.held()) == 4
+
+
+def test_status_says_how_far_a_peer_is_behind(pair: tuple[Node, Node, Facility]) -> None:
+    a, b, clinic = pair
+    rounds([a, b])
+    for number in range(2):
+        a.upload(clinic, clinic.batch([row(number)], a.store.card()))
+    (line,) = replication.status(a.store, NOW + timedelta(minutes=5, seconds=59))
+    assert (line.peer, line.held, line.behind, line.behind_minutes) == ("north", 0, 2, 5)
+    assert line.behind_bytes == 2 * 1500
+    a.ask()
+    rounds([a, b])
+    (line,) = replication.status(a.store, NOW + timedelta(minutes=5))
+    assert (line.held, line.behind, line.behind_bytes, line.behind_minutes, line.level) == (2, 0, 0, 0, True)

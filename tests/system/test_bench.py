@@ -17,6 +17,7 @@ BENCH = ROOT / "scripts" / "bench"
 sys.path.insert(0, str(BENCH))
 
 import measure  # noqa: E402
+import replicating  # noqa: E402
 import table  # noqa: E402
 
 OURS = ["fsync, embedded server", *(["fsync, OpenSSH"] if SSHD else [])]
@@ -124,3 +125,22 @@ def test_help_names_the_options():
     assert done.returncode == 0
     for word in ("--repeat", "--json", "--update-docs"):
         assert word in done.stdout
+
+
+def test_growth_of_catching_up_is_told_and_the_table_fits_its_page():
+    rows = [
+        {"batches": size, "seconds": 0.5, "said": float(size), "messages": 19} for size in (1_000, 10_000)
+    ]
+    assert abs(replicating.exponent(rows, "seconds")) < 1e-9
+    assert abs(replicating.exponent(rows, "said") - 1) < 1e-9
+    machine = {"measured": "2026-01-01", "cores": 2, "processor": "p", "system": "s", "load_before": 0.1}
+    cost = {"bytes": 10**6, "flush": 0.0, "client_cpu": 1.0, "server_cpu": 1.0}
+    copied = [{"what": "upload", "seconds": 2.0, **cost}, {"what": "replicate", "seconds": 1.0, **cost}]
+    values = {"machine": machine, "command": "c", "copy": copied, "catching_up": rows, "load_after": 0.1}
+    text = replicating.markdown(values)
+    assert "| replicate | 1 | 1.0 | 0.0 | 1.0 | 2.0 | 2.00 |" in text
+    assert "Growth exponents: 0.00 for time, 1.00 for bytes." in text
+    page = table.update(
+        (ROOT / "docs" / "performance.md").read_text(), text, replicating.BEGIN, replicating.END
+    )
+    assert text.strip() in page
