@@ -119,9 +119,12 @@ def others(work: Path, south: Path, note: Any) -> None:
     if shutil.which("rclone") and sshd.SSHD:
         (work / "rclone").mkdir()
         with peers.road(work / "rclone") as where:
-            flags = ["--sftp-host", "127.0.0.1", "--sftp-port", str(where.server.port),
-                     "--sftp-user", sshd.USER, "--sftp-key-file", where.key,
-                     "--sftp-known-hosts-file", where.server.known_hosts, "--sftp-shell-type", "none", "--sftp-disable-hashcheck", "--config", os.devnull]  # fmt: skip
+            server = where.server
+            flags = [
+                *("--sftp-host", "127.0.0.1", "--sftp-port", str(server.port), "--sftp-user", sshd.USER),
+                *("--sftp-key-file", where.key, "--sftp-known-hosts-file", server.known_hosts),
+                *("--sftp-shell-type", "none", "--sftp-disable-hashcheck", "--config", os.devnull),
+            ]
             cost = measure.run(
                 ["rclone", "-q", "sync", source, f":sftp:{where.place}/copy", *flags],
                 servers=[where.server.pid],
