@@ -1,4 +1,7 @@
-"""The embedded SFTP server against real clients: who gets in, what they reach, what breaks."""
+"""The embedded SFTP server against real clients: who gets in, what they reach, what breaks.
+
+Longer than others: all of it asks one server with the same few helpers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pixel risk: what is sealed whole, what a release can change and what it cannot, and who released what."""
+"""Pixel risk: what is sealed whole, what a release can change and what it cannot, and who released what.
+
+Longer than others: one decision, and the list of everything that may sway it.
+"""
 
 from __future__ import annotations
 
