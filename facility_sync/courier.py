@@ -35,6 +35,9 @@ from schemas.errors import OutcomeUnknown, SealError, SyncError, TransitError
 from schemas.transit import durable
 from schemas.transit.pump import Lost
 
+_CLOSING = 5.0
+"""Seconds that whoever pressed Ctrl-C waits for the step under way; what has arrived is gone on with."""
+
 
 @dataclass(order=True)
 class _Job:
@@ -97,11 +100,11 @@ class Courier:
             return job.future
 
     def close(self) -> None:
-        """Stop after the step under way."""
+        """Stop after the step under way; one that waits for the store is left to end by itself, unheard."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(_CLOSING)
 
     # -- the thread ------------------------------------------------------------------------------
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from facility_sync import courier as courier_module
 from facility_sync.courier import mark_path, outbox_path
 from facility_sync.patience import Patience
 from schemas import keys
@@ -247,3 +251,18 @@ def test_closing_does_not_wait_for_what_is_left(ends: Ends) -> None:
         futures = [courier.send(batch) for batch in batches]
     assert all(future.cancelled() for future in futures)
     assert threading.active_count() < 20
+
+
+def test_closing_does_not_wait_for_a_store_that_does_not_answer(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "_CLOSING", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        ends.dial(Endpoint("127.0.0.1", mute.getsockname()[1], ""))
+        with ends.courier(replace(QUICK, timeout=20)) as courier:
+            future = courier.send(ends.batch())
+            theirs, _ = mute.accept()  # it waits for a word from here on
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 10
+        assert not future.done()
+        theirs.close()
