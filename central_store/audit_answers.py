@@ -1,8 +1,8 @@
 """The events about one facility's data, newest first, a page at a time.
 
 Its own: what its people did, what happened to what it sent, what an operator did about it. Of others:
-searches that looked at its rows and fetches of its objects; of these it sees who, when and how much of its
-own, not what else they saw.
+searches that looked at its rows, terminals that took them, and fetches of its objects; of these it sees who,
+when and how much of its own, not what else they saw.
 
 Guarantees: a page reads at most `SEGMENTS` segments, so that no question holds up the service for long.
 
@@ -114,7 +114,7 @@ def about(event: Event, facility: FacilityName) -> dict[str, object] | None:
         return values
     if event.kind in ("grant", "revoke") and event.subject == facility:
         return values
-    if event.kind not in ("search", "sql", "fetch"):
+    if event.kind not in ("search", "sql", "fetch", "rows"):
         return None
     shared = {key: _part(details[key], facility) for key in SHARED if facility in details.get(key, ())}
     if not shared:

@@ -33,6 +33,7 @@ KINDS: dict[str, str] = {
     "search": "A person searched: `rows` were shown of which facility, `owners` others' rows were looked at.",
     "sql": "A person asked in SQL: `names` are its views and columns, `owners` the others it could see.",
     "fetch": "A person was given objects: `objects` of which facility.",
+    "rows": "A terminal took rows for questions with the line down: `rows` of which facility.",
     "log-read": "A person read the events about the facility's data.",
     "refusal": "A batch or request was refused, with its reason.",
     "ingest": "A batch became durable, or was found so.",

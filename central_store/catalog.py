@@ -8,7 +8,7 @@ same file sent twice is one row in answers: that of the undamaged batch with the
 marks the others. So all answers follow from the files alone, in whatever order batches came.
 
 Leaves to others: its file and its errors (`central_store.catalog_file`), the rows of one batch
-(`central_store.catalog_load`), what to ask (`central_store.query`), what was asked (`central_store.search`).
+(`central_store.catalog_load`), what to ask (`schemas.query`), what was asked (`central_store.search`).
 One process may open it (DuckDB's own rule); `central_store.lock` keeps it so.
 """
 
@@ -35,11 +35,12 @@ from central_store.change_notes import Notes
 from central_store.layout import Layout
 from central_store.lookups import Lookups
 from central_store.packs import Place
-from central_store.query import Points
 from central_store.settings import Settings
 from schemas import names
 from schemas.errors import Damaged
 from schemas.names import BatchId, FacilityName, ObjectId
+from schemas.query import Points
+from schemas.row_marks import Known
 
 log = logging.getLogger("central_store")
 
@@ -297,6 +298,22 @@ class Catalog:
         """A facility's highest sequence number and that batch's id; 0 and empty without any."""
         sequence, batch = self.row(tables.HEAD, {"facility": facility})
         return int(sequence), str(batch)
+
+    def inventory(self, owners: Sequence[FacilityName]) -> dict[FacilityName, list[Known]]:
+        """The batches of each of these facilities, with their sequence numbers."""
+        with self._limited():
+            rows = self._connection.execute(tables.INVENTORY, {"owners": list(owners)}).fetchall()
+        found: dict[FacilityName, list[Known]] = {owner: [] for owner in owners}
+        for owner, sequence, batch in rows:
+            found[owner].append(Known(sequence, BatchId(batch)))
+        return found
+
+    def batches_of(self, wanted: Sequence[BatchId], owners: Sequence[FacilityName]) -> list[Batch]:
+        """Those of these batches that `owners` stored."""
+        with self._limited():
+            parameters = {"batches": list(wanted), "owners": list(owners)}
+            rows = self._connection.execute(tables.OWNED, parameters).fetchall()
+        return [Batch(names.facility_name(owner), names.batch_id(batch)) for owner, batch in rows]
 
     def places(self, objects: Iterable[ObjectId], owners: Sequence[FacilityName]) -> list[Place]:
         """Where these objects lie, as far as `owners` stored them and a pack is there; in that order."""

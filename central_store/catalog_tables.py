@@ -20,7 +20,7 @@ finds what a scan of all rows would.
 from __future__ import annotations
 
 from central_store import lookups, packed
-from schemas import columns
+from schemas import columns, query
 from schemas.columns import Column
 
 
@@ -29,7 +29,7 @@ def _names(chosen: tuple[Column, ...], prefix: str = "") -> str:
 
 
 SHARED, OWN = columns.shared(), columns.own()
-TOTALS: tuple[Column, ...] = tuple(c for c in OWN if c.rollup)
+TOTALS = columns.totals()
 """Own columns that a part sums up."""
 _SHARED = _names(SHARED)
 _WAYS = {"sum": "sum", "max": "max", "min": "min"}
@@ -94,9 +94,9 @@ ENTITIES: dict[str, tuple[str, str]] = {
         f"SELECT DISTINCT {name} FROM fresh",
         f"""UPDATE fresh_parts f SET {number} = p.{number} FROM parts p
 WHERE p.part IN (SELECT unnest($found::BIGINT[])) AND p.facility = f.facility
-AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(lookups.ENTITIES)[: at + 1])}""",
+AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(query.ENTITIES)[: at + 1])}""",
     )
-    for at, (name, number) in enumerate(lookups.ENTITIES.items())
+    for at, (name, number) in enumerate(query.ENTITIES.items())
 }
 """For study and series: the values a batch brings, and taking the numbers they have already."""
 ADD_OBJECTS = f"""INSERT INTO objects ({_names(OWN)}, number, part, object_offset, duplicate)
@@ -110,10 +110,10 @@ _KEYS = " UNION ALL ".join(
         *(f"SELECT '{kind}' AS kind, {kind} AS value, number FROM fresh" for kind in lookups.OBJECTS),
         *(
             f"SELECT '{kind}', {kind}, part FROM fresh_parts WHERE part = {number}"
-            for kind, number in lookups.ENTITIES.items()
+            for kind, number in query.ENTITIES.items()
         ),
         *(
-            f"SELECT '{lookups.TOKEN}', unnest({c.name}), part FROM fresh_parts"
+            f"SELECT '{query.TOKEN}', unnest({c.name}), part FROM fresh_parts"
             for c in SHARED
             if c.search == "token"
         ),
@@ -168,6 +168,10 @@ WHERE number IN (SELECT unnest($found::BIGINT[]))"""
 WHOSE = """SELECT part, (batch_id, facility) FROM parts WHERE part IN (SELECT unnest($parts::BIGINT[]))"""
 HEAD = """SELECT coalesce(max(sequence), 0), coalesce(arg_max(batch_id, sequence), '')
 FROM batches WHERE facility = $facility"""
+INVENTORY = """SELECT facility, sequence, batch_id FROM batches
+WHERE facility IN (SELECT unnest($owners::VARCHAR[]))"""
+OWNED = """SELECT facility, batch_id FROM batches
+WHERE batch_id IN (SELECT unnest($batches::VARCHAR[])) AND facility IN (SELECT unnest($owners::VARCHAR[]))"""
 FORKED = """SELECT 1 FROM batches a, batches b
 WHERE a.batch_id = $batch AND b.facility = a.facility AND b.batch_id <> a.batch_id
 AND (b.sequence = a.sequence

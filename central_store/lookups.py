@@ -30,8 +30,8 @@ import pyarrow as pa
 
 from central_store.keyruns import Recent, Run, Stopped, merge, write
 from schemas import columns
-from schemas.columns import Level
 from schemas.errors import Damaged
+from schemas.query import ENTITIES, TOKEN
 
 if TYPE_CHECKING:
     import duckdb
@@ -44,11 +44,6 @@ FAN = 8
 SUFFIX = ".run"
 
 OBJECTS: tuple[str, ...] = tuple(c.name for c in columns.COLUMNS if c.distinct)
-ENTITIES: dict[str, Level] = {
-    c.name: c.level for c in columns.COLUMNS if c.search == "uid" and c.level != "instance"
-}
-"""UIDs of studies and series; a column of `parts` with the level's name is their number."""
-TOKEN = "token"  # noqa: S105  # the name of a kind
 KINDS: tuple[str, ...] = (*OBJECTS, *ENTITIES, TOKEN)
 
 DDL: tuple[str, ...] = (

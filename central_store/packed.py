@@ -2,7 +2,7 @@
 
 DuckDB spends more time on a statement with thirty columns than on finding the few parts it is about. So each
 part has, beside its columns, all of them in one: a JSON array in the order of `COLUMNS`. A search that finds
-few parts reads only that and groups the parts here; of many, DuckDB does it (`central_store.query`). Both
+few parts reads only that and groups the parts here; of many, DuckDB does it (`schemas.query`). Both
 ways give the same rows, in the same order.
 
 Leaves to others: which parts match, and how many are few (`central_store.quick`).
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from schemas import columns
 from schemas.columns import Column, Level, Rollup
+from schemas.query import Check
 
 COLUMNS: tuple[Column, ...] = tuple(c for c in columns.COLUMNS if c in columns.shared() or c.rollup)
 """What a part has of its own, and what it sums up."""
@@ -34,8 +35,6 @@ _WAYS: dict[pa.DataType, str] = {
 }
 
 Part = list[Any]
-Check = Callable[[Any], bool]
-"""Whether a value in a part is one of those asked for."""
 
 
 def sql() -> str:

@@ -26,10 +26,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from central_store import query
 from central_store.catalog_tables import OWN, SHARED
 from central_store.layout import Layout
-from schemas import columns
+from schemas import columns, query
 from schemas.transit import durable
 
 GRACE = 86_400.0

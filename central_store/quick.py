@@ -5,7 +5,7 @@
     instances         the parts that match and then their objects; or the objects, if they have a condition
                       of their own, and then their parts
 
-Guarantees: the same rows in the same order, and the same counts, as the statements of `central_store.query`
+Guarantees: the same rows in the same order, and the same counts, as the statements of `schemas.query`
 give over all columns; or none, when they are for DuckDB to put together: then ask those.
 """
 
@@ -20,8 +20,8 @@ from central_store import packed
 from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
-from central_store.query import MAX_ROWS, Query
 from schemas.messages import SearchRequest
+from schemas.query import MAX_ROWS, Query
 
 FEW = 1000
 """Parts that are read at once without counting them first."""
@@ -57,7 +57,7 @@ def find(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None
     return _groups(catalog, built, request) if not built.objects else None
 
 
-# Everything put together here comes from `central_store.query` and this module; values are parameters.
+# Everything put together here comes from `schemas.query` and this module; values are parameters.
 
 
 def _parts(

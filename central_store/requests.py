@@ -2,7 +2,7 @@
 
 Order: opened for our key; signed by the facility whose shelf it lay on, speaking for that facility, named
 by its own id; for search, SQL and fetch the password, before anything else is looked at; then only rows of
-facilities the asker may see exist at all.
+facilities the asker may see exist at all. Rows that a terminal keeps for itself need its key alone.
 
 Guarantees: a wrong password, an unknown user and a user of another facility get the same refusal, and after
 several of them nothing is checked for a while; a search ends after `search_seconds`; whatever the bytes, only
@@ -30,6 +30,7 @@ from central_store import (
     inbox,
     peers,
     replies,
+    row_answers,
     search,
     sql,
 )
@@ -51,6 +52,7 @@ from schemas.messages import (
 )
 from schemas.names import FacilityName, RequestId, ShelfName
 from schemas.peer_messages import StoresAnswer, StoresRequest
+from schemas.row_messages import ManifestsRequest, RowsRequest
 
 log = logging.getLogger("central_store")
 
@@ -86,16 +88,8 @@ class Counter:
         """
         self.asker = ""
         request = self._open(card, name)
-        if isinstance(request, HeldRequest):
-            answer: Message = search.held(self._catalog, self._store.name, request, now)
-            self._put(card, name, replies.sealed(self._store, card, answer))
-            return None
-        if isinstance(request, StoresRequest):
-            cards = tuple(peer.card.to_bytes().decode() for peer in peers.everyone(self._store.layout))
-            answer = StoresAnswer(
-                store=self._store.name, request=request.id, cards=cards, answered=rfc3339(now)
-            )
-            self._put(card, name, replies.sealed(self._store, card, answer))
+        if isinstance(request, (HeldRequest, StoresRequest, RowsRequest, ManifestsRequest)):
+            self._put(card, name, self._for_terminal(card, request, now))
             return None
         if not isinstance(request, (SearchRequest, SqlRequest, FetchRequest, AuditRequest)):
             raise FormatError("a container on the shelf of requests holds no request")
@@ -146,6 +140,33 @@ class Counter:
         }  # fmt: skip
         self._record("fetch", request, now, details)
         return fetch.Order(card, RequestId(name.id), tuple(places), missing, rfc3339(now), request.user)
+
+    def _for_terminal(
+        self,
+        card: FacilityCard,
+        request: HeldRequest | StoresRequest | RowsRequest | ManifestsRequest,
+        now: datetime,
+    ) -> bytes:
+        """The sealed answer to the terminal itself: its key is enough."""
+        if isinstance(request, HeldRequest):
+            held = search.held(self._catalog, self._store.name, request, now)
+            return replies.sealed(self._store, card, held)
+        if isinstance(request, StoresRequest):
+            cards = tuple(peer.card.to_bytes().decode() for peer in peers.everyone(self._store.layout))
+            stores = StoresAnswer(
+                store=self._store.name, request=request.id, cards=cards, answered=rfc3339(now)
+            )
+            return replies.sealed(self._store, card, stores)
+        owners = access.visible(card.facility, grants.given(self._store.layout))
+        if isinstance(request, RowsRequest):
+            told = row_answers.rows(self._store, self._catalog, request, owners, now)
+            return replies.sealed(self._store, card, told)
+        given = row_answers.manifests(self._store, self._catalog, request, owners, now)
+        audit.record(
+            self._store.layout, "rows", facility=card.facility, subject=request.id,
+            details={"rows": given.rows, "owners": _others(card, tuple(given.rows))}, now=now,
+        )  # fmt: skip
+        return envelope.seal_bytes(given.plain, [card.age_recipient])
 
     def _record(
         self,

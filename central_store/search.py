@@ -1,6 +1,6 @@
 """Search and held requests to their answers.
 
-Guarantees: an answer's table has exactly the columns of `central_store.query.schema`, in that order, and its
+Guarantees: an answer's table has exactly the columns of `schemas.query.schema`, in that order, and its
 digest stands in the signed answer; counts and rows are of one state of the catalog.
 
 Leaves to others: whether the asker may ask (`central_store.requests`).
@@ -15,14 +15,15 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from central_store import query, quick
+from central_store import quick
 from central_store.catalog import Catalog
-from central_store.query import Query
 from central_store.quick import Found
 from central_store.replies import Refused
+from schemas import query
 from schemas.container import MAX_TABLE
 from schemas.messages import HeldAnswer, HeldRequest, SearchAnswer, SearchRequest, rfc3339
 from schemas.names import FacilityName
+from schemas.query import Query
 
 _SMALL = 1 << 14
 """Bytes of rows that are not compressed."""

@@ -55,6 +55,10 @@ class Settings:
     sql_rows: int = _key("Most rows a statement of SQL may answer.", 1, 10_000_000, default=50_000)
     sql_mib: int = _key("Most MiB of rows a statement of SQL may answer.", 1, 60, default=16)
     sql_workers: int = _key("Statements of SQL that run at once, of different facilities.", 1, 64, default=2)
+    offline_rows: int = _key(
+        "1: a terminal's round brings the rows its facility may see, for `fsync query --offline`; 0: never.",
+        0, 1, default=1,
+    )  # fmt: skip
     look_seconds: int = _key("A full look at all shelves at least this often, in seconds.", default=2)
     answer_days: int = _key("Answers, receipts and refusals nobody fetched stay this many days.", default=14)
     quarantine_days: int = _key("What was refused stays in quarantine this many days.", default=30)

@@ -1,7 +1,6 @@
 """The rows of one facility as a DuckDB file of its own: what SQL from outside is run on.
 
-    views/<facility>.duckdb   rows    every column of `schemas.columns`, batch_id, duplicate
-                              studies series instances batches receipts    the views of `schemas.views`
+    views/<facility>.duckdb   the tables of `schemas.row_tables`
     views/<facility>.state    which batches it was made of; written last
     views/<facility>.lock     shared while somebody reads, exclusive while it is brought up to date
 
@@ -29,81 +28,14 @@ import duckdb
 from central_store import batches, packs
 from central_store.batches import Batch
 from central_store.layout import Layout
-from schemas import columns, manifest, names, views
-from schemas.columns import Level
+from schemas import manifest, names, row_tables
 from schemas.container import TABLE
 from schemas.errors import Damaged, FormatError
 from schemas.messages import Receipt
 from schemas.names import BatchId, FacilityName
 from schemas.transit import durable
 
-_KEYS: dict[Level, str] = {"study": "study_uid", "series": "study_uid, series_uid"}
-_NAMES = ", ".join(f'"{column.name}"' for column in columns.COLUMNS)
-
-# Everything put together here comes from the column tables; values are parameters.
-
-
-def _ddl(view: str, table: str) -> str:
-    lines = ", ".join(f'"{column.name}" {column.type}' for column in views.VIEWS[view])
-    return f"CREATE TABLE {table} ({lines})"
-
-
-def _roll_up(level: Level, view: str) -> str:
-    """The rows of the touched studies at a level, as `central_store.query` makes them."""
-    made = {}
-    for column, way in columns.at_level(level):
-        name = f'"{column.name}"'
-        made[column.name] = {
-            "key": f"any_value({name})",
-            "first": f"arg_min({name}, object_sha256)",
-            "min": f"min({name})",
-            "max": f"max({name})",
-            "sum": f"sum({name})::BIGINT",
-            "list": f"coalesce(list_sort(list(DISTINCT {name}) FILTER ({name} IS NOT NULL)), [])",
-        }[way]
-    for column in views.token_columns():
-        made[column.name] = f'list_sort(list_distinct(flatten(list("{column.name}"))))'
-    made |= {"n_series": "count(DISTINCT series_uid)", "n_instances": "count(*)"}
-    shown = ", ".join(f'{made[column.name]} AS "{column.name}"' for column in views.VIEWS[view])
-    return (
-        f"INSERT INTO {view} SELECT {shown} FROM rows "
-        f"WHERE NOT duplicate AND {_TOUCHED} GROUP BY {_KEYS[level]}"
-    )
-
-
-_TOUCHED = "coalesce(study_uid, '') IN (SELECT study_uid FROM touched)"
-_INSTANCES = f"""CREATE VIEW instances AS
-SELECT {_NAMES}, batch_id, sop_instance_uid IN (FROM conflicts) AS conflict FROM rows WHERE NOT duplicate"""
-_TABLES = (
-    columns.duckdb_ddl("rows", "batch_id VARCHAR NOT NULL", "duplicate BOOLEAN NOT NULL"),
-    *(_ddl(view, view) for view in ("studies", "series", "batches", "receipts")),
-    "CREATE TABLE conflicts (sop_instance_uid VARCHAR)",
-    _INSTANCES,
-)
-_DUPLICATES = """UPDATE rows SET duplicate = NOT duplicate WHERE rowid IN (
-    SELECT number FROM (
-        SELECT r.rowid AS number, r.duplicate AS was, row_number() OVER (
-            PARTITION BY r.source_digest
-            ORDER BY list_contains($damaged::VARCHAR[], r.batch_id), b.sequence, r.batch_id, r.object_sha256
-        ) > 1 AS now
-        FROM rows r JOIN batches b ON b.batch_id = r.batch_id
-        WHERE r.source_digest IN (SELECT source_digest FROM again)
-    ) WHERE was <> now)"""
-_AGAIN = """CREATE OR REPLACE TEMP TABLE again AS
-SELECT source_digest FROM rows GROUP BY ALL HAVING count(*) > 1"""
-_CONFLICTS = """INSERT INTO conflicts SELECT sop_instance_uid FROM rows
-GROUP BY ALL HAVING count(DISTINCT source_digest) > 1"""
-# A study that is touched, and every study of a file that was sent twice: either of its rows may stand.
-_TOUCH = """CREATE OR REPLACE TEMP TABLE touched AS
-SELECT DISTINCT coalesce(study_uid, '') AS study_uid FROM rows
-WHERE batch_id IN (SELECT unnest($batches::VARCHAR[]))
-OR source_digest IN (SELECT source_digest FROM again)"""
-_ROLL_UPS = tuple(
-    sql
-    for level, view in (("study", "studies"), ("series", "series"))
-    for sql in (f"DELETE FROM {view} WHERE {_TOUCHED}", _roll_up(cast(Level, level), view))
-)
-VERSION = hashlib.sha256("\n".join((*_TABLES, *_ROLL_UPS, duckdb.__version__)).encode()).hexdigest()
+VERSION = hashlib.sha256("\n".join((row_tables.SHAPE, duckdb.__version__)).encode()).hexdigest()
 """Of the shape of the files: another one makes them anew."""
 
 
@@ -207,7 +139,7 @@ def _update(
     with duckdb.connect(str(path), config=config) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         if fresh:
-            for ddl in _TABLES:
+            for ddl in row_tables.TABLES:
                 connection.execute(ddl)
             connection.execute("CREATE TABLE version AS SELECT ? AS value", [VERSION])
         if connection.execute("SELECT value FROM version").fetchall() != [(VERSION,)]:
@@ -218,12 +150,8 @@ def _update(
         connection.execute("BEGIN")
         for batch in sorted(found - have):
             _add(connection, layout, Batch(owner, batch))
-        for sql in (_AGAIN, "DELETE FROM conflicts", _CONFLICTS):
-            connection.execute(sql)
-        connection.execute(_TOUCH, {"batches": sorted(found - have)})
-        connection.execute(_DUPLICATES, {"damaged": sorted(damaged)})
-        for sql in _ROLL_UPS:
-            connection.execute(sql)
+        for step in row_tables.follow(sorted(found - have), damaged):
+            connection.execute(*step)
         connection.execute("COMMIT")
         connection.execute("CHECKPOINT")
     return True
@@ -236,16 +164,9 @@ def _add(connection: duckdb.DuckDBPyConnection, layout: Layout, batch: Batch) ->
     except (FormatError, FileNotFoundError) as error:
         raise Damaged(f"the manifest of batch {batch.batch} cannot be read") from error
     connection.register("incoming", rows)
-    connection.execute(f"INSERT INTO rows SELECT {_NAMES}, ?, false FROM incoming", [batch.batch])
+    connection.execute(row_tables.ADD_ROWS, {"batch": batch.batch})
     connection.unregister("incoming")
     said, _ = batches.statement(layout, batch)
-    connection.execute(
-        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [batch.batch, batch.facility, said.sequence, said.previous, said.objects, said.bytes, said.created],
-    )
     receipt = cast(Receipt, batches.receipt(layout, batch).message)
-    connection.execute(
-        "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [batch.batch, batch.facility, receipt.sequence, receipt.store, receipt.objects, receipt.bytes,
-         receipt.stored],
-    )  # fmt: skip
+    for step in row_tables.add(said, receipt):
+        connection.execute(*step)

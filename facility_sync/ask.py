@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -91,6 +91,18 @@ def _tokens(keyring: Keyring, make: Callable[[Generation], list[str]]) -> tuple[
     return tuple(dict.fromkeys(made))
 
 
+_M = TypeVar("_M", bound=messages.Message)
+
+
+class Asked(Protocol):
+    """Whoever answers requests: a store (`exchange.Desk`), or the rows kept here (`offline.OfflineDesk`)."""
+
+    def converse(
+        self, request: messages.Message, identifier: names.RequestId, kind: type[_M], *, seconds: float
+    ) -> tuple[_M, bytes | None]:
+        """Send a request and return its verified answer and the table beside it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Account:
     """Who asks."""
@@ -111,7 +123,7 @@ class Answer:
 
 
 def search(
-    desk: exchange.Desk,
+    desk: Asked,
     facility: str,
     account: Account,
     *,
@@ -144,7 +156,7 @@ def search(
 
 
 def resolved(
-    desk: exchange.Desk, facility: str, account: Account, question: Question, keyring: Keyring, today: date
+    desk: Asked, facility: str, account: Account, question: Question, keyring: Keyring, today: date
 ) -> dict[str, tuple[str, ...]]:
     """The conditions of a question; a pattern in the name becomes the patients it means, here."""
     found = conditions(question, keyring, today)
@@ -172,9 +184,7 @@ def _table(data: bytes) -> pa.Table:
         raise FormatError("the store's answer holds no readable table") from error
 
 
-def sql(
-    desk: exchange.Desk, facility: str, account: Account, statement: sql_words.Sent, written: str
-) -> pa.Table:
+def sql(desk: Asked, facility: str, account: Account, statement: sql_words.Sent, written: str) -> pa.Table:
     """Run a statement at the store; the table of its rows, with the types SQL gave them.
 
     Args:
@@ -220,7 +230,7 @@ def _word(text: str, at: int) -> str:
 
 
 def all_rows(
-    desk: exchange.Desk,
+    desk: Asked,
     facility: str,
     account: Account,
     wanted: Mapping[str, Sequence[str]],

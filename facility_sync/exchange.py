@@ -37,6 +37,7 @@ from schemas.errors import (
     SyncError,
     TransitError,
 )
+from schemas.row_messages import ManifestsAnswer, ManifestsRequest
 from schemas.transit import sftp
 from schemas.transit.dial import TurnedAway
 from schemas.transit.pump import Lost
@@ -45,6 +46,8 @@ _M = TypeVar("_M", bound=messages.Message)
 
 SMALL = 64 * 1024 * 1024
 """Largest answer without objects, sealed, in bytes."""
+LARGEST = container.MAX_TABLE + messages.MAX_BYTES + 64 * 1024
+"""Largest answer with manifests, opened, in bytes: its message and one manifest of the largest size."""
 _REACH = 5.0  # seconds to wait for a store's first answer when there are others
 _FIRST_LOOK, _SLOWEST_LOOK = 0.004, 0.1  # seconds between looks for an answer: quick at first, then patient
 
@@ -173,6 +176,26 @@ class Desk:
         if getattr(head.signed.message, "request", identifier) != identifier:
             raise SealError("the store's answer is to another request")
         return head.signed.message, head.table
+
+    def manifests(
+        self, request: ManifestsRequest, identifier: names.RequestId, *, seconds: float
+    ) -> tuple[ManifestsAnswer, list[bytes]]:
+        """Ask for manifests: the verified answer, and each manifest whose bytes fit its name."""
+        self.ask(request, identifier)
+        sink = io.BytesIO()
+        self.wait(identifier, sink, limit=envelope.sealed_size(LARGEST, 64 * 1024), seconds=seconds)
+        plain = envelope.open_bytes(sink.getvalue(), [self._home.age_identity], limit=LARGEST)
+        tar = ustar.Reader(io.BytesIO(plain), limit=LARGEST)
+        answer = container.read_head(tar, self.signer).signed.message
+        if not isinstance(answer, ManifestsAnswer):
+            raise FormatError("the store's answer is of another kind than the question")
+        if answer.request != identifier:
+            raise SealError("the store's answer is to another request")
+        if not len(answer.statements) == len(answer.receipts) == len(answer.sizes):
+            raise FormatError("the store's answer does not say of each manifest what it is")
+        said = [messages.Statement.from_bytes(text.encode()).batch for text in answer.statements]
+        expected = zip(said, answer.sizes, strict=True)
+        return answer, [table for _, table in container.read_manifests(tar, expected)]
 
     def news(self) -> Iterator[messages.Receipt | messages.Refusal | messages.Notice | Replica]:
         """What the shelf says of batches, each verified; receipts, replicas and notices are kept first.

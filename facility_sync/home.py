@@ -10,6 +10,7 @@
     receipts/             every receipt, verifiable with `ssh-keygen -Y verify`
     replicas/NAME/        the receipts further stores gave for the same batches
     checkpoints/STORE/    checkpoints of the store's audit log, signed by it
+    offline/              the rows this terminal may see, for questions with the line down    mode 0600
     pruned.jsonl          every local file that was deleted because it is stored
     releases.log          who released which kind of device, and who took it back
     staging/              work of one round; wiped when a round begins
@@ -90,6 +91,11 @@ class Home:
     def replicas(self) -> Path:
         """Receipts of further stores, a folder for each."""
         return self.root / "replicas"
+
+    @property
+    def offline(self) -> Path:
+        """Rows for questions with the line down (`facility_sync.kept_rows`)."""
+        return self.root / "offline"
 
     @property
     def staging(self) -> Path:

@@ -118,6 +118,8 @@ def report_text(report: Report) -> str:
     lines = [f"{name:<14}{count:>8,} {remark}".rstrip() for name, count, remark in counted]
     lines += not_stored_text(report.refused, report.waiting)
     lines += [f"{name} is away: {why}. Used instead: {report.store}." for name, why in report.away.items()]
+    if report.rows.get("trouble"):
+        lines.append(f"Rows for offline questions were not brought: {report.rows['trouble']}.")
     if report.seconds:
         lines.append(f"{report.seconds:.1f} seconds")
     if report.trouble:

@@ -27,7 +27,8 @@ class Report:
     """What a round found and did; counts are files unless they say otherwise.
 
     `store` is the one used (last), `away` are those that were tried and not there, each with what was found.
-    Of what was `taken`, `protected` became protected DICOM; the rest was sealed whole.
+    Of what was `taken`, `protected` became protected DICOM; the rest was sealed whole. `rows` is what was
+    brought for questions with the line down, or why not; it does not make a round incomplete.
     """
 
     found: int = 0
@@ -46,6 +47,7 @@ class Report:
     waiting: list[Line] = field(default_factory=list)
     store: str = ""
     away: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
     trouble: str = ""
     seconds: float = 0.0
 

@@ -10,6 +10,7 @@ Order, and what a stop at each point leaves:
     a part of it lies on the store's shelf          it is gone on with where the store confirmed it
     the batch lies on the store's shelf             it is put again: a no-op when it is there
     a verified receipt makes it stored              the receipt lies on the shelf, or comes again
+    rows for `fsync query --offline` are brought    what came is kept, and what it is as of stays older
 
 A batch is sealed for every trusted store and for this terminal, so that it can go to any of them as it is;
 only for a store that was trusted later it is sealed anew before it is sent. When a round goes on with another
@@ -156,6 +157,10 @@ class Round:
         self._await_receipts()
         if self._unsent:  # an unknown outcome first: it is the one that must not be mistaken for a failure
             raise max(self._unsent, key=lambda error: isinstance(error, OutcomeUnknown))
+        if settings.offline:
+            from facility_sync import bring_rows  # DuckDB is not loaded before it is needed
+
+            self.report.rows = bring_rows.in_round(self.home, self.road)
 
     def _is_full(self) -> bool:
         """Whether enough is under way: the workers are busy, and the disk is not to fill."""

@@ -94,6 +94,12 @@ class Settings:
             "the day every domain is lost; an absolute path. Empty: none."
         },
     )
+    offline: bool = field(
+        default=True,
+        metadata={
+            "text": "`true`: a round also brings the rows this terminal may see, for `fsync query --offline`."
+        },
+    )
     seal_all: bool = field(
         default=False,
         metadata={"text": "`true`: every new image is sealed whole, none becomes a protected DICOM file."},
@@ -210,6 +216,7 @@ def _check_type(key: str, value: Any) -> None:
         "consortia": _is_texts(value),
         "stores": _is_texts(value),
         "seal_all": type(value) is bool,
+        "offline": type(value) is bool,
         "seal_body_parts": _is_texts(value),
         "release": _is_releases(value),
         "menu": isinstance(value, dict)
@@ -236,9 +243,11 @@ def render(settings: Settings) -> str:
 
 
 def _zeros(values: dict[str, Any]) -> dict[str, Any]:
-    """Keys whose zero differs from their default must be written."""
+    """Keys whose zero, or false, differs from their default must be written."""
     return {
-        item.name: 0 for item in fields(Settings) if values[item.name] == 0 and item.default not in (0, ())
+        item.name: values[item.name]
+        for item in fields(Settings)
+        if values[item.name] == 0 and item.default not in (0, ())
     }
 
 

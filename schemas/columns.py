@@ -7,7 +7,7 @@ Rows hold only what may be read centrally. Whatever identifies a patient is a to
 readable) or lies in the small sealed identity.
 
 Leaves to others: what fills a column (`schemas.extract`), the Parquet bytes (`schemas.manifest`), the SQL
-(`central_store.query`).
+(`schemas.query`).
 """
 
 from __future__ import annotations
@@ -178,6 +178,11 @@ def shared() -> tuple[Column, ...]:
 def own() -> tuple[Column, ...]:
     """The other columns: about one object."""
     return tuple(c for c in COLUMNS if c not in shared())
+
+
+def totals() -> tuple[Column, ...]:
+    """Own columns that are summed up, or of which the last counts, for many objects."""
+    return tuple(c for c in own() if c.rollup)
 
 
 def duckdb_ddl(table: str, *more: str, chosen: Sequence[Column] = COLUMNS) -> str:

@@ -6,6 +6,7 @@ A container is a tar (`schemas.ustar`) of, in this order:
     <message>.json               canonical JSON: statement, receipt, refusal, request or answer
     <message>.json.sig           SSHSIG over it, namespace `<type>@facility-sync`
     objects/<sha256>.<ending>    any number, when the message announces them
+    manifests/<batch>.parquet    the same
 
 and travels sealed (`schemas.envelope`). Guarantees: `read_head` returns a message only after its
 signature was checked with the key the caller expects and the table's SHA-256 is the one it names; later
@@ -18,14 +19,14 @@ Leaves to others: whether the signer may say what he says; what the table holds 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from schemas import audit_messages, messages, peer_messages, signature, ustar
+from schemas import audit_messages, messages, peer_messages, row_messages, signature, ustar
 from schemas.errors import FormatError, SealError
-from schemas.names import ObjectId, object_id
+from schemas.names import BatchId, ObjectId, object_id
 
 BATCH_BYTES = 256 * 1024 * 1024
 """A batch's objects stay below this; only an object larger than it travels alone above it."""
@@ -46,12 +47,16 @@ MESSAGE_FILES: dict[type[messages.Message], str] = {
     messages.FetchRequest: "request.json",
     peer_messages.StoresRequest: "request.json",
     audit_messages.AuditRequest: "request.json",
+    row_messages.RowsRequest: "request.json",
+    row_messages.ManifestsRequest: "request.json",
     messages.HeldAnswer: "answer.json",
     messages.SearchAnswer: "answer.json",
     messages.SqlAnswer: "answer.json",
     messages.FetchAnswer: "answer.json",
     peer_messages.StoresAnswer: "answer.json",
     audit_messages.AuditAnswer: "answer.json",
+    row_messages.RowsAnswer: "answer.json",
+    row_messages.ManifestsAnswer: "answer.json",
     peer_messages.LogRequest: "request.json",
     peer_messages.LogAnswer: "answer.json",
     peer_messages.BatchesRequest: "request.json",
@@ -210,5 +215,38 @@ def read_objects(
         if digest.hexdigest() != wanted:
             raise SealError("an object's bytes do not fit its name")
         yield Stored(wanted, member.offset, member.size)
+    if tar.next() is not None:
+        raise FormatError("there is more in a container than its message announces")
+
+
+def manifests_bytes(signed: Signed, manifests: Iterable[tuple[BatchId, bytes]]) -> bytes:
+    """A container of manifests, which its message announces."""
+    parts = [head_bytes(signed)]
+    for batch, data in manifests:
+        parts += [ustar.header(f"manifests/{batch}.parquet", len(data)), data, ustar.padding(len(data))]
+    return b"".join(parts) + ustar.END
+
+
+def read_manifests(
+    tar: ustar.Reader, expected: Iterable[tuple[BatchId, int]]
+) -> Iterator[tuple[BatchId, bytes]]:
+    """Read the manifests to the container's end, each compared with what is expected at its place.
+
+    Args:
+        tar: a reader behind the head.
+        expected: batch and size in bytes of each, in order.
+
+    Raises:
+        FormatError: another name, size or count than expected.
+        SealError: the bytes do not fit the name.
+    """
+    for batch, size in expected:
+        member = _next(tar)
+        if member.name != f"manifests/{batch}.parquet" or member.size != size:
+            raise FormatError("a manifest is not the one expected at its place")
+        data = tar.read_all(member, limit=MAX_TABLE)
+        if hashlib.sha256(data).hexdigest() != batch:
+            raise SealError("a manifest's bytes do not fit its batch")
+        yield batch, data
     if tar.next() is not None:
         raise FormatError("there is more in a container than its message announces")

@@ -25,6 +25,8 @@ ONLY: dict[str, tuple[str, ...]] = {
         "central_store/plain_reader.py",
         "central_store/sql_",
         "central_store/publish.py",
+        "facility_sync/kept_rows.py",
+        "facility_sync/offline.py",
     ),
     "schedule": ("facility_sync/daemon.py",),
     "click": ("facility_sync/cli/", "central_store/cli/"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +58,18 @@ if TYPE_CHECKING:
 @click.option(
     "--output", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write there instead."
 )
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Answer from the rows the last round brought, without the store and without a password.",
+)
 @store_option
 @account_options
 @json_option
 @pass_home
 def query(
     home: Home, /, statement: str | None, sql_file: Any, allow_text: bool, form: str, file: Path | None,
-    only: str,
+    offline: bool, only: str,
     user: str | None, password_file: Path | None, password_stdin: bool, as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Search the store; the password is checked there, the patient's data become tokens here.
@@ -76,10 +82,13 @@ def query(
       fsync query --patient-name "YAM*" --since 365d --columns study_date,patient_name,menu
       fsync query --date 2024 --format csv --output studies.csv
       fsync query --sql "SELECT modality, count(*) FROM series GROUP BY 1"
+      fsync query --offline --patient-id 12345
     """  # noqa: D301
     from facility_sync import ask, failover
     from facility_sync.identity import domain_files
 
+    if offline:
+        refuse_store()
     keyring = domain_files.load(home.domains)
     shown = Printing("json" if as_json else form, file)
     if statement is not None and sql_file is not None:
@@ -90,6 +99,11 @@ def query(
         from facility_sync.identity.sql_words import translate
 
         translated = translate(sql, keyring, today(), allow_text=allow_text)  # before a password is asked for
+        if offline:
+            desk, nobody, _ = offline_desk(home, as_json=as_json)
+            table = ask.sql(desk, home.settings.facility, nobody, translated, sql)
+            sql_rows(table, ask.Reader(keyring), shown)
+            return
         account = asked_account(user, password_file, stdin=password_stdin)
         table, source = failover.ask(
             home, only, lambda desk: ask.sql(desk, home.settings.facility, account, translated, sql)
@@ -98,6 +112,10 @@ def query(
         sql_rows(table, ask.Reader(keyring), shown)
         return
     ask.conditions(question(values), keyring, today())
+    if offline:
+        desk, nobody, age = offline_desk(home, as_json=as_json)
+        print_answer(home, searched(home, desk, nobody, keyring, values), keyring, values, shown, age)
+        return
     account = asked_account(user, password_file, stdin=password_stdin)
     answer, source = failover.ask(home, only, lambda desk: searched(home, desk, account, keyring, values))
     say_source(home, source, as_json=as_json and not (values["count_only"] or values["estimate"]))
@@ -112,10 +130,31 @@ def asked_account(user: str | None, file: Path | None, *, stdin: bool) -> ask.Ac
     return Account(user=name, password=secret)
 
 
+def offline_desk(home: Home, *, as_json: bool) -> tuple[ask.Asked, ask.Account, dict[str, Any]]:
+    """Whoever answers with the line down, an account for it, and how old its answers are: said at once."""
+    from facility_sync.ask import Account
+    from facility_sync.offline import OfflineDesk
+
+    desk = OfflineDesk(home)
+    age = desk.age(datetime.now(UTC))
+    for line in [output.to_json_line(age.to_json())] if as_json else age.remarks():
+        click.echo(line, err=True)
+    return desk, Account(user="offline", password=""), age.to_json()
+
+
+def refuse_store() -> None:
+    """Raise `UsageError` for an option about a store that is not asked."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE
+        if given and parameter.name in ("only", "user", "password_file", "password_stdin"):
+            raise click.UsageError(f"{parameter.opts[0]} has no meaning with --offline: no store is asked")
+
+
 def refuse_conditions() -> None:
     """SQL says it all: raise `UsageError` for any other option about what to find."""
     allowed = set("statement sql_file allow_text form file only user password_file".split())
-    allowed |= {"password_stdin", "as_json"}
+    allowed |= {"password_stdin", "as_json", "offline"}
     context = click.get_current_context()
     for parameter in context.command.params:
         name = str(parameter.name)

@@ -22,6 +22,7 @@ _COMMANDS = {
     "prune": ("keep", "Delete local files that are stored; a dry run unless told otherwise."),
     "daemon": ("sync", "The same round on a schedule, for machines without cron."),
     "query": ("query", "Search the store."),
+    "offline": ("offline", "Bring the rows for `fsync query --offline` now; say what is kept."),
     "shell": ("shell", "Search again and again on one connection."),
     "audit": ("audit", "What the store's audit log says about this facility's data."),
     "fetch": ("fetch", "Bring matching images back, bit for bit."),

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from central_store import batches, query, quick
+from central_store import batches, quick
 from central_store.batches import Batch
 from central_store.catalog import Catalog
 from central_store.layout import Layout
 from central_store.settings import Settings
-from schemas import columns, container, manifest, messages, names
+from schemas import columns, container, manifest, messages, names, query
 from schemas.columns import LEVELS, Column, Level, Rollup
 from tests.kit.batches import NOW, Facility, digest, request_id, row, token
 

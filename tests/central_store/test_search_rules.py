@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from central_store import grants, query
+from central_store import grants
 from central_store.access import Grant, visible
 from central_store.catalog import Catalog
 from central_store.search import search
 from central_store.settings import open_store
-from schemas import columns, messages, names
+from schemas import columns, messages, names, query
 from schemas.columns import LEVELS
 from schemas.errors import FormatError
 from tests.central_store.conftest import PASSWORD, Place

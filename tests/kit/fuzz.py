@@ -32,6 +32,7 @@ from schemas import (
     messages,
     names,
     parquet_pages,
+    row_marks,
     signature,
     ustar,
 )
@@ -95,6 +96,16 @@ def _container(data: bytes) -> None:
     table = head.table and manifest.from_parquet(head.table, facility="clinic-a")
     for _ in container.read_objects(tar, manifest.objects(table) if table else iter(())):
         pass
+
+
+_GIVEN = [(_MADE.batch, _MADE.table)]
+_MANIFESTS = container.manifests_bytes(_MADE.statement, _GIVEN)[len(container.head_bytes(_MADE.statement)) :]
+
+
+def _manifests(data: bytes) -> None:
+    tar = ustar.Reader(io.BytesIO(data), limit=LIMIT)
+    for _, table in container.read_manifests(tar, [(batch, len(table)) for batch, table in _GIVEN]):
+        manifest.from_parquet(table, facility="clinic-a")
 
 
 def _statement(data: bytes) -> None:
@@ -198,6 +209,8 @@ TARGETS: dict[str, Target] = {
         (signature.sign(_KEY, "x@facility-sync", b"data").encode(),),
     ),
     "container": Target(_container, (_MADE.plain,)),
+    "manifests": Target(_manifests, (_MANIFESTS,)),
+    "row-marks": Target(_text(row_marks.mark), (b"7:" + b"0a" * 16,)),
     "statement": Target(_statement, (_MADE.statement.data,)),
     "envelope": Target(lambda data: envelope.open_bytes(data, [_IDENTITY], limit=LIMIT), (_MADE.sealed,)),
     "envelope-stream": Target(_streamed, (_MADE.sealed,)),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import audit_messages, messages, peer_messages
+from schemas import audit_messages, messages, peer_messages, row_messages
 from schemas.errors import FormatError, VersionError
 
 SSH = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIGcD/vUm1Gc8cV8aGTPm6aQbY+yBI5IbeQWvW3JQ7Ff"
@@ -74,6 +74,21 @@ SAMPLES: dict[type[messages.Message], dict[str, object]] = {
     audit_messages.AuditAnswer: {
         "store": "central", "request": R, "returned": 1, "table": H, "more": 0, "checkpoint": "",
         "signature": "", "answered": T,
+    },
+}  # fmt: skip
+SAMPLES |= {
+    row_messages.RowsRequest: {
+        "id": R, "facility": "clinic-a", "marks": {"clinic-a": [f"7:{R}", f"9:{R}"]}, "created": T,
+    },
+    row_messages.RowsAnswer: {
+        "store": "central", "request": R, "owners": ["clinic-a", "b"], "agreed": {"clinic-a": [7]},
+        "listed": {"b": [H]}, "until": {"b": 3}, "damaged": [H], "answered": T,
+    },
+    row_messages.ManifestsRequest: {"id": R, "facility": "clinic-a", "batches": [H], "created": T},
+    row_messages.ManifestsAnswer: {
+        "store": "central", "request": R, "missing": [H], "sizes": [9], "answered": T,
+        "statements": [messages.Statement(**SAMPLES[messages.Statement]).to_bytes().decode()],
+        "receipts": [messages.Receipt(**SAMPLES[messages.Receipt]).to_bytes().decode()],
     },
 }  # fmt: skip
 SAMPLES[peer_messages.StoresAnswer] = {

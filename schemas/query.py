@@ -1,15 +1,18 @@
 """A search request as SQL text and parameters. Pure; from the column table only.
 
+It is run on `parts`, `objects` and `conflicts`: by a store on its catalog, by a terminal on the rows it
+keeps. Both have to answer the same, so it is part of the agreement.
+
 Guarantees: no text of a request becomes SQL: columns are looked up in `schemas.columns`, values are
 parameters. Every query is limited to the facilities the asker may see, whatever its conditions. The order
 is total, so that pages fit together: newest study first, then numbers, then UIDs.
 
-Leaves to others: running it (`central_store.catalog`).
+Leaves to others: the tables and running it (`central_store.catalog`, `facility_sync.offline`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
@@ -17,9 +20,6 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from central_store.catalog_tables import OWN, TOTALS
-from central_store.lookups import ENTITIES, TOKEN
-from central_store.packed import Check
 from schemas import columns
 from schemas.columns import Column, Level, Rollup
 from schemas.errors import FormatError
@@ -29,9 +29,17 @@ from schemas.names import FacilityName
 MAX_ROWS = 50_000
 """Most rows in one answer, whatever its limit says; the rest is asked for with an offset."""
 
+ENTITIES: dict[str, Level] = {
+    c.name: c.level for c in columns.COLUMNS if c.search == "uid" and c.level != "instance"
+}
+"""UIDs of studies and series; a column of `parts` with the level's name is their number."""
+TOKEN = "token"  # noqa: S105  # the name of a kind
+OWN, TOTALS = columns.own(), columns.totals()
 _FEW = 16
 _EPOCH = date(1970, 1, 1)
 
+Check = Callable[[Any], bool]
+"""Whether a value in a part is one of those asked for."""
 Points = Mapping[str, tuple[str, Sequence[str]]]
 """Parameters that are numbers from a look-up: the kind, and the values looked up."""
 
@@ -84,14 +92,19 @@ class Query:
     """Numbers of the studies or series on the page, in its order, each beside the three counts."""
 
 
-def build(request: SearchRequest, owners: Sequence[FacilityName]) -> Query:
+def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: bool = True) -> Query:
     """The query of a request, limited to rows of `owners`.
+
+    Args:
+        request: what is asked.
+        owners: whose rows may be seen.
+        look_ups: leave it to `points` to find rows by UID, token or digest; otherwise rows are compared.
 
     Raises:
         FormatError: a column nobody may search or sort by, or a value that is none of its kind.
     """
     level = cast(Level, request.level)
-    made = _Conditions(owners)
+    made = _Conditions(owners, look_ups=look_ups)
     for name, values in sorted(request.conditions.items()):
         column = columns.by_name.get(name)
         if column is None or not column.search:
@@ -119,7 +132,8 @@ def build(request: SearchRequest, owners: Sequence[FacilityName]) -> Query:
 class _Conditions:
     """What must hold of a part, and of an object; with the parameters."""
 
-    def __init__(self, owners: Sequence[FacilityName]) -> None:
+    def __init__(self, owners: Sequence[FacilityName], *, look_ups: bool) -> None:
+        self._look_ups = look_ups
         self.parameters: dict[str, Any] = {"owners": list(owners)}
         self.points: dict[str, tuple[str, Sequence[str]]] = {}
         self.parts = ["n_instances > 0", "facility IN (SELECT unnest($owners::VARCHAR[]))"]
@@ -130,11 +144,13 @@ class _Conditions:
 
     def add(self, column: Column, values: Sequence[str]) -> None:
         where = self.objects if column.distinct else self.parts
-        where.append(_condition(column, values, self.parameters))
+        where.append(_condition(column, values, self.parameters, look_ups=self._look_ups))
         if column.search == "text":
             self.texts.append(where[-1])
         elif not column.distinct:
             self._check(column, values)
+        if not self._look_ups:
+            return
         number = ENTITIES.get(column.name, "part")
         if column.distinct:
             self._point(where, column.name, "number", column.name, values)
@@ -293,7 +309,7 @@ def _value(column: Column, way: Rollup, level: Level) -> str:
     }[way]
 
 
-def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any]) -> str:
+def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any], *, look_ups: bool) -> str:
     if not values:
         raise FormatError(f"the condition on {column.name} has no value")
     name, key = f'"{column.name}"', f"c_{column.name}"
@@ -305,9 +321,9 @@ def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any]
     if column.search == "token":
         if len(values) <= _FEW:
             return f"list_has_any({name}, ${key}::VARCHAR[])"  # compares each with each
+        among = f" WHERE part IN (SELECT unnest($at_{column.name}::BIGINT[]))" if look_ups else ""
         return (
-            f"part IN (SELECT r FROM (SELECT part AS r, unnest({name}) AS t FROM parts "
-            f"WHERE part IN (SELECT unnest($at_{column.name}::BIGINT[]))) "
+            f"part IN (SELECT r FROM (SELECT part AS r, unnest({name}) AS t FROM parts{among}) "
             f"WHERE t IN (SELECT unnest(${key}::VARCHAR[])))"
         )
     return f"{name} IN (SELECT unnest(${key}::VARCHAR[]))"
