@@ -4,6 +4,7 @@
     audit/<number>.parquet      older ones, in segments (`central_store.audit_segments`)
     audit/<number>.json  .sig   the checkpoint of each segment, signed by this store
     audit/<time>.damaged        lines of a journal that could not be read
+    audit/settings.toml         the settings that were written into the log last (`central_store.settings`)
     audit/lock                  held while a line is written, or lines become a segment
 
 Any process may record, the service and commands beside it: a line is written under the lock and fsynced
@@ -13,10 +14,12 @@ counts.
 
 What a crash leaves: an event of something that did not happen after all, or one twice for what was begun
 again; never an act without its event. Half a line at the journal's end is of no act: the next writer cuts it
-off. Lines that were damaged otherwise are set aside, and the log says so.
+off. Lines that were damaged otherwise are set aside, and the log says so for ever. After a failed fsync
+nobody knows what the disk has of the journal: what can be read goes into a fresh file, and later lines with
+it.
 
-Leaves to others: what an event says (its callers: counts and names of columns, never the value of a
-condition, a password or an identity), what proves it (`central_store.audit_verify`).
+Leaves to others: what an event says (its callers: names, counts and `central_store.audit_conditions`, never a
+password or an identity), what proves it (`central_store.audit_verify`).
 """
 
 from __future__ import annotations
@@ -72,13 +75,17 @@ def record(
     moment = text_of(now or datetime.now(UTC))
     with ExitStack() as stack:
         with held(layout):
+            last = _head(layout, moment)
             journal = stack.enter_context(_journal(layout))
-            last = _head(layout, journal, moment)
             line = _event(last, moment, kind, facility, user, subject, details or {}).line()
             if len(line) > MAX_LINE:
                 raise ValueError("an event is too long")
             _write(journal, line)
-        os.fsync(journal.fileno())
+        try:
+            os.fsync(journal.fileno())
+        except OSError:
+            _renew(layout)
+            raise
 
 
 def text_of(moment: datetime) -> str:
@@ -147,6 +154,13 @@ def _write(journal: BinaryIO, line: bytes) -> None:
         raise
 
 
+def _renew(layout: Layout) -> None:
+    """Put the journal into a fresh file, if the disk takes one."""
+    path = journal_path(layout)
+    with suppress(OSError), held(layout):
+        durable.publish(path, path.read_bytes(), mode=0o644, replace=True)
+
+
 def read(layout: Layout) -> tuple[list[Event], int]:
     """The journal's events behind the newest checkpoint, and its bytes that could not be read."""
     with suppress(FileNotFoundError):
@@ -156,17 +170,21 @@ def read(layout: Layout) -> tuple[list[Event], int]:
     return [], 0
 
 
-def _head(layout: Layout, journal: BinaryIO, moment: str) -> Head:
+def _head(layout: Layout, moment: str) -> Head:
     """Where the log stands; mends the journal's end first if need be."""
-    size = journal.seek(0, os.SEEK_END)
+    try:
+        with journal_path(layout).open("rb") as journal:
+            size = journal.seek(0, os.SEEK_END)
+            data = _tail(journal, min(size, _LOOK))
+            if b"\n" not in data[:-1]:
+                data = _tail(journal, size)
+    except FileNotFoundError:
+        size, data = 0, b""
     if not size:
         return checkpoint_head(layout)
-    data = _tail(journal, min(size, _LOOK))
-    if b"\n" not in data[:-1]:
-        data = _tail(journal, size)
     with suppress(FormatError):
         return from_line(data[data.rfind(b"\n", 0, -1) + 1 :]).head()
-    return _mend(layout, journal, moment)
+    return mended(layout, moment)
 
 
 def _tail(journal: BinaryIO, count: int) -> bytes:
@@ -174,29 +192,20 @@ def _tail(journal: BinaryIO, count: int) -> bytes:
     return journal.read(count)
 
 
-def mended(layout: Layout, now: datetime) -> None:
-    """Cut off half a line, and set aside what else cannot be read; under the lock."""
-    with _journal(layout) as journal:
-        _mend(layout, journal, text_of(now))
-
-
-def _mend(layout: Layout, journal: BinaryIO, moment: str) -> Head:
-    journal.seek(0)
-    data = journal.read()
+def mended(layout: Layout, moment: str) -> Head:
+    """Cut off half a line, set aside what else cannot be read, under the lock; where the log stands then."""
+    path, after = journal_path(layout), checkpoint_head(layout)
+    data = path.read_bytes()
     data = data[: data.rfind(b"\n") + 1]
-    found, end = following(data, checkpoint_head(layout))
-    last = found[-1].head() if found else checkpoint_head(layout)
+    found, end = following(data, after)
+    last, kept = found[-1].head() if found else after, data[:end]
     if end < len(data):
         name = moment.replace(":", "").replace("-", "") + ".damaged"
         durable.publish(layout.audit / name, data[end:], replace=True)
         details = {"bytes": len(data) - end, "lines": data.count(b"\n", end)}
         event = _event(last, moment, "journal-damaged", "", "", name, details)
-        journal.truncate(end)
-        _write(journal, event.line())
-        last = event.head()
-    else:
-        journal.truncate(end)
-    os.fsync(journal.fileno())
+        kept, last = kept + event.line(), event.head()
+    durable.publish(path, kept, mode=0o644, replace=True)
     return last
 
 

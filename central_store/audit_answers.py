@@ -2,7 +2,8 @@
 
 Its own: what its people did, what happened to what it sent, what an operator did about it. Of others:
 searches that looked at its rows, terminals that took them, and fetches of its objects; of these it sees who,
-when and how much of its own, not what else they saw.
+when, by which columns and how much of its own, not for what, nor what else they saw. And each time the whole
+store was copied for handing over.
 
 Guarantees: a page reads at most `SEGMENTS` segments, so that no question holds up the service for long.
 
@@ -19,7 +20,7 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store import audit, audit_segments
+from central_store import audit, audit_conditions, audit_segments
 from central_store.audit_events import Event
 from central_store.settings import Store
 from schemas.audit_messages import AuditAnswer, AuditRequest
@@ -94,11 +95,12 @@ def _sources(store: Store, request: AuditRequest) -> Iterator[tuple[list[Event],
 
 
 def _meant(table: pa.Table, facility: FacilityName) -> Iterable[Event]:
-    """Those events of a segment that name the facility anywhere."""
+    """Those events of a segment that may be about the facility."""
     own = pc.equal(table["facility"], facility)
     named = pc.match_substring(table["details"], f'"{facility}"')
     subject = pc.equal(table["subject"], facility)
-    chosen = table.filter(pc.or_(pc.or_(own, named), subject))
+    copied = pc.equal(table["kind"], "kit")
+    chosen = table.filter(pc.or_(pc.or_(own, named), pc.or_(subject, copied)))
     return [event for event in audit_segments.rows(chosen) if event is not None]
 
 
@@ -110,7 +112,7 @@ def about(event: Event, facility: FacilityName) -> dict[str, object] | None:
         "facility": event.facility, "user": event.user, "subject": event.subject, "details": event.details,
         "hash": event.hash,
     }  # fmt: skip
-    if event.facility == facility:
+    if event.facility == facility or (event.kind == "kit" and not event.facility):
         return values
     if event.kind in ("grant", "revoke") and event.subject == facility:
         return values
@@ -119,7 +121,9 @@ def about(event: Event, facility: FacilityName) -> dict[str, object] | None:
     shared = {key: _part(details[key], facility) for key in SHARED if facility in details.get(key, ())}
     if not shared:
         return None
-    kept = {key: details[key] for key in ("level", "conditions", "count_only", "names") if key in details}
+    kept = {key: details[key] for key in ("level", "count_only", "names") if key in details}
+    if "conditions" in details:
+        kept["conditions"] = audit_conditions.counts(details["conditions"])
     return values | {"details": canonical(kept | shared).decode()}
 
 

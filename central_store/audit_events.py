@@ -23,6 +23,7 @@ from schemas.messages import canonical
 
 KINDS: dict[str, str] = {
     "init": "The store was made.",
+    "settings": "`store.toml` was changed; from now on these settings count.",
     "start": "The service began.",
     "stop": "The service ended as it was told.",
     "enrol": "A facility's card was taken in; the subject is its key.",
@@ -30,8 +31,8 @@ KINDS: dict[str, str] = {
     "account-removed": "A person may not search any more.",
     "grant": "The subject may see the facility's rows.",
     "revoke": "The subject may not see them any more.",
-    "search": "A person searched: `rows` were shown of which facility, `owners` others' rows were looked at.",
-    "sql": "A person asked in SQL: `names` are its views and columns, `owners` the others it could see.",
+    "search": "A person searched by `conditions`; `rows` shown of whom, `owners` whose were looked at.",
+    "sql": "A person asked in SQL: its views and columns, its `tokens`, and `owners`, others it could see.",
     "fetch": "A person was given objects: `objects` of which facility.",
     "rows": "A terminal took rows for questions with the line down: `rows` of which facility.",
     "log-read": "A person read the events about the facility's data.",
@@ -44,6 +45,7 @@ KINDS: dict[str, str] = {
     "peer-alarm": "A peer did what no honest, undamaged store does.",
     "check": "The store was checked.",
     "rebuild": "The catalog was made again.",
+    "prune": "Files were removed for age or number: from `quarantine`, or `replies` nobody took.",
     "kit": "Manifests and events were copied for handing over.",
     "journal-damaged": "Lines of the journal could not be read; they were set aside.",
 }

@@ -88,9 +88,8 @@ def write(store: Store, folder: Path, choice: Choice, now: datetime) -> Kit:
         (folder / "questions" / name).write_text(text, "utf-8")
     (folder / "views.sql").write_text(source("views.sql"), "utf-8")
     (folder / "README.md").write_text(_readme(store, choice, now, made), "utf-8")
-    script = Path(__file__).parents[1] / "scripts" / SCRIPT
-    if script.is_file():  # of a checkout
-        shutil.copy2(script, folder / SCRIPT)
+    (folder / SCRIPT).write_text(source(SCRIPT), "utf-8")
+    (folder / SCRIPT).chmod(0o755)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     sums = [f"{_digest(path)}  {path.relative_to(folder)}\n" for path in files]
     (folder / "SHA256SUMS").write_text("".join(sums), "utf-8")

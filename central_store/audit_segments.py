@@ -110,7 +110,7 @@ def close(store: Store, now: datetime) -> Checkpoint | None:
 def _journalled(layout: Layout, now: datetime) -> list[Event]:
     found, unread = audit.read(layout)
     if unread:
-        audit.mended(layout, now)
+        audit.mended(layout, audit.text_of(now))
         found, _ = audit.read(layout)
     return found
 

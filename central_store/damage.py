@@ -67,18 +67,12 @@ def found(store: Store, batch: Batch, reason: str, now: datetime, at: Seen | Non
         store=store.name, facility=batch.facility, batch=batch.batch, reason=reason, found=rfc3339(now)
     )
     signed = container.sign(notice, store.keys.signing)
+    details = {"reason": reason}
+    audit.record(layout, "quarantine", facility=batch.facility, subject=batch.batch, details=details, now=now)
     durable.make_dirs(layout.damaged, mode=0o755)
     path = layout.damage(batch.batch)
     durable.publish(_sig(path), signed.armor.encode("ascii"), replace=True)
     durable.publish(path, signed.data, replace=True)
-    audit.record(
-        layout,
-        "quarantine",
-        facility=batch.facility,
-        subject=batch.batch,
-        details={"reason": reason},
-        now=now,
-    )
     set_aside(layout, batch.batch, reason, now)
     tell(store, batch)
     log.error("damaged facility=%s batch=%s reason=%s", batch.facility, batch.batch, reason)

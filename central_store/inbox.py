@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from central_store import facilities, peers, quarantine
+from central_store import audit, facilities, peers, quarantine
 from central_store.layout import Layout
 from central_store.settings import Store
 from schemas import envelope
@@ -113,13 +113,17 @@ def sweep(
         now: seconds since 1970.
     """
     swept = durable.sweep(layout.inbound(facility), parts, now)
+    old = []
     with os.scandir(layout.outbound(facility)) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
                 if entry.stat(follow_symlinks=False).st_mtime < now - answers:
-                    Path(entry.path).unlink()
-                    swept += 1
-    return swept + quarantine.sweep(layout.quarantine(facility), now - refused)
+                    old.append(Path(entry.path))
+    if old:
+        audit.record(layout, "prune", facility=facility, details={"replies": len(old)})
+    for path in old:
+        path.unlink(missing_ok=True)
+    return swept + len(old) + quarantine.sweep(layout, facility, now - refused)
 
 
 def sweep_all(store: Store, now: datetime) -> None:

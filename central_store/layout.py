@@ -62,6 +62,11 @@ class Layout:
         return self.root / "store.toml"
 
     @property
+    def settings_logged(self) -> Path:
+        """The settings that stand in the audit log."""
+        return self.audit / "settings.toml"
+
+    @property
     def lock(self) -> Path:
         """Locked by the process that writes."""
         return self.root / "lock"

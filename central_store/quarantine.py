@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from central_store import audit
 from central_store.layout import Layout
 from schemas.names import FacilityName
 from schemas.transit import durable
@@ -54,27 +56,35 @@ def take(layout: Layout, facility: FacilityName, name: str, subject: str, reason
         pass  # its owner took it back
     except PermissionError as error:
         log.error("stuck facility=%s subject=%s: %s", facility, subject, error.strerror)
-    _bound(folder, limit)
+    _bound(layout, facility, limit)
 
 
-def sweep(folder: Path, before: float) -> int:
+def sweep(layout: Layout, facility: FacilityName, before: float) -> int:
     """Remove what was refused before a time in seconds since 1970; returns how many entries."""
-    old = [subject for when, subject, _ in _entries(folder) if when < before]
-    for subject in old:
-        _drop(folder, subject)
+    old = [subject for when, subject, _ in _entries(layout.quarantine(facility)) if when < before]
+    _prune(layout, facility, old)
     return len(old)
 
 
-def _bound(folder: Path, limit: int) -> None:
-    entries = _entries(folder)
+def _bound(layout: Layout, facility: FacilityName, limit: int) -> None:
+    entries = _entries(layout.quarantine(facility))
     held = sum(size for _, _, size in entries)
     if held <= limit and len(entries) <= MOST:
         return
     entries.sort(reverse=True)
+    old = []
     while entries and (held > limit * 3 // 4 or len(entries) > MOST * 3 // 4):
         _, subject, size = entries.pop()
-        _drop(folder, subject)
+        old.append(subject)
         held -= size
+    _prune(layout, facility, old)
+
+
+def _prune(layout: Layout, facility: FacilityName, old: Sequence[str]) -> None:
+    if old:
+        audit.record(layout, "prune", facility=facility, details={"quarantine": len(old)})
+    for subject in old:
+        _drop(layout.quarantine(facility), subject)
 
 
 def _entries(folder: Path) -> list[tuple[float, str, int]]:

@@ -25,6 +25,7 @@ from central_store import (
     access,
     audit,
     audit_answers,
+    audit_conditions,
     fetch,
     grants,
     inbox,
@@ -102,7 +103,7 @@ class Counter:
             details = {
                 "level": request.level, "count_only": request.count_only, "matches": found.matches,
                 "returned": found.returned, "rows": whose,
-                "conditions": {column: len(values) for column, values in request.conditions.items()},
+                "conditions": audit_conditions.conditions(request.conditions, owners),
                 "owners": _others(card, owners),
             }  # fmt: skip
             self._record("search", request, now, details)
@@ -126,6 +127,7 @@ class Counter:
                 "characters": len(request.sql),
                 "names": question.named(),
                 "owners": _others(card, owners),
+                "tokens": audit_conditions.tokens(request.sql),
             }
             self._record("sql", request, now, details)
             return question

@@ -33,7 +33,7 @@ from central_store.fetch import Order
 from central_store.jobs import Jobs
 from central_store.peer_desk import PeerDesk
 from central_store.replies import Refused
-from central_store.settings import Store
+from central_store.settings import Store, log_change
 from central_store.sql import Question
 from central_store.talk import Talk, Wanted
 from schemas import names
@@ -188,6 +188,7 @@ class Service:
     def _begin(self, stack: ExitStack) -> None:
         self._began = self._clock.monotonic()
         stack.enter_context(lock.held(self._layout.lock))
+        log_change(self._store)
         ingest.wipe(self._layout)
         self._catalog = stack.enter_context(Catalog(self._layout, self._store.settings))
         self._counter = requests.Counter(

@@ -11,7 +11,7 @@ Leaves to others: the environment and the command line (`central_store.cli`).
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +200,21 @@ def init(root: Path, *, name: str, host: str, port: int) -> Store:
     for file, data in secrets.items():
         durable.publish(layout.key(file), data, mode=0o600, replace=True)
     durable.publish(layout.settings, to_text(settings).encode("utf-8"), mode=0o644, replace=True)
-    audit.record(layout, "init", subject=settings.name, details=audit.operator())
+    audit.record(layout, "init", subject=settings.name, details=audit.operator(settings=asdict(settings)))
+    durable.publish(layout.settings_logged, to_text(settings).encode("utf-8"), mode=0o644, replace=True)
     durable.publish(layout.format, FORMAT.encode("ascii"))
     return open_store(root)
+
+
+def log_change(store: Store) -> None:
+    """Write the settings into the audit log if they are others than those that stand there."""
+    text, path = to_text(store.settings).encode("utf-8"), store.layout.settings_logged
+    if not path.exists() or path.read_bytes() != text:
+        audit.record(
+            store.layout, "settings", subject=store.name,
+            details=audit.operator(settings=asdict(store.settings)),
+        )  # fmt: skip
+        durable.publish(path, text, mode=0o644, replace=True)
 
 
 def open_store(root: Path) -> Store:

@@ -202,6 +202,7 @@ def _result(reader: pa.RecordBatchReader, most_rows: int, most_bytes: int) -> tu
     try:
         pq.write_table(pa.Table.from_batches(batches, _schema(reader.schema)), sink, compression="zstd")
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):
+        # Every way in which Arrow says that Parquet has no such type; what it says may hold values of rows.
         raise Refused("sql-refused", "a column has a type an answer cannot hold: cast it") from None
     made: bytes = sink.getvalue().to_pybytes()
     if len(made) > most_bytes:

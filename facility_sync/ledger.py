@@ -192,13 +192,6 @@ class Ledger:
         for at, name, *rest in rows:
             yield Record(os.fsdecode(at), os.fsdecode(name), *rest)
 
-    def sources(self) -> list[str]:
-        """Sources that have entries."""
-        return [
-            os.fsdecode(source)
-            for (source,) in self._db.execute("SELECT DISTINCT source FROM files ORDER BY source")
-        ]
-
     def pruned(self, source: str) -> int:
         """Number of files of one source that were deleted here after they were stored."""
         row = self._db.execute(

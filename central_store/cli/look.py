@@ -49,11 +49,11 @@ def rebuild(root: Root, as_json: bool) -> None:
 
     store = root.open()
     with lock.held(store.layout.lock):
+        audit.record(store.layout, "rebuild", details=audit.operator())
         catalog_file.drop(store.layout)
         with catalog.Catalog(store.layout, store.settings) as made:
             totals = made.totals()
     count, rows = sum(a for a, _ in totals.values()), sum(b for _, b in totals.values())
-    audit.record(store.layout, "rebuild", details=audit.operator(batches=count, rows=rows))
     show(as_json, {"batches": count, "rows": rows}, f"catalog made again: {count:,} batches, {rows:,} rows")
 
 

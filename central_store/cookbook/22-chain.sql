@@ -15,6 +15,9 @@ WITH lines AS (
         || ',"subject":"' || subject || '","time":"' || strftime(make_timestamp(epoch_us(time)), '%Y-%m-%dT%H:%M:%S.%fZ')
         || '","user":"' || "user" || '"}')), false)
     UNION ALL
+    SELECT segment, row, 'segment ' || segment || ', row ' || row || ': lines of the journal were damaged, and set aside'
+    FROM events WHERE kind = 'journal-damaged'
+    UNION ALL
     SELECT coalesce(c.segment, e.segment), NULL,
         'segment ' || coalesce(c.segment, e.segment) || ': it is not the one its checkpoint names'
     FROM (SELECT *, lead(segment, 1, segment + 1) OVER (ORDER BY segment) AS after FROM checkpoints) c

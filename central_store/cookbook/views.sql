@@ -1,9 +1,10 @@
 -- Views over the files of a store, or of a folder that `fstore audit-kit` wrote. Start DuckDB there: duckdb -init views.sql
 SET TimeZone = 'UTC';
 
--- The day that questions about a day speak of, and how many days are long.
+-- The day that questions about a day speak of, how many days are long, and the token of a patient.
 SET VARIABLE day = today();
 SET VARIABLE days = 90;
+SET VARIABLE token = '';
 
 -- What facilities signed: one row for each batch.
 CREATE OR REPLACE VIEW batches AS

@@ -6,14 +6,14 @@ import errno
 import io
 import json
 import multiprocessing
-import shutil
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,19 +22,23 @@ from central_store import (
     accounts,
     audit,
     audit_answers,
+    audit_kit,
     audit_segments,
     audit_verify,
     check,
     facilities,
     grants,
+    inbox,
+    quarantine,
 )
 from central_store.audit_events import START, Event, following, from_line
 from central_store.layout import Layout
+from central_store.service import Clock, Service
 from central_store.settings import Store
 from schemas import audit_messages, container, messages, names
 from schemas.audit_messages import Checkpoint
 from schemas.container import Signed
-from schemas.errors import Damaged, FormatError
+from schemas.errors import FormatError
 from tests.central_store.conftest import PASSWORD, Place
 from tests.kit.batches import NOW, Facility, request_id, row, token
 from tests.kit.cookbook import ask
@@ -104,8 +108,8 @@ def test_each_act_is_one_event_without_any_identity_or_password(place: Place) ->
     by = {event.subject: event for event in found}
     assert (by[made.batch].facility, detail(by[made.batch])["objects"]) == ("clinic-a", 2)
     assert detail(by[search.id]) == {
-        "conditions": {"patient_id_tokens": 1}, "count_only": False, "level": "instance", "matches": 2,
-        "owners": ["clinic-a"], "returned": 2, "rows": {"clinic-a": 2},
+        "conditions": {"patient_id_tokens": [patient]}, "count_only": False, "level": "instance",
+        "matches": 2, "owners": ["clinic-a"], "returned": 2, "rows": {"clinic-a": 2},
     }  # fmt: skip
     assert by[search.id].user == "user.hospital_b"
     given = detail(by[fetch.id])
@@ -118,7 +122,7 @@ def test_each_act_is_one_event_without_any_identity_or_password(place: Place) ->
         ("hospital_b", "user.hospital_b", "access-denied"),
     ]  # fmt: skip
     written = audit.journal_path(layout).read_bytes()
-    for secret in (patient, "YAMADA", "not the password", "passw0rd", PASSWORD):
+    for secret in ("YAMADA", "not the password", "passw0rd", PASSWORD):
         assert secret.encode() not in written
     assert problems(place.store) == []
 
@@ -219,7 +223,14 @@ def test_half_a_line_is_cut_off_and_a_damaged_one_set_aside(place: Place) -> Non
     assert problems(place.store) != []
     audit_segments.close(place.store, NOW)
     assert kinds(layout) == ["journal-damaged"]
-    assert problems(place.store) == []
+    damaged = ["event 1: damaged lines of the journal, see audit/20261124T083000.000000Z.damaged"]
+    assert problems(place.store) == damaged  # from now on, whatever comes behind it
+    audit.record(layout, "check")
+    audit_segments.close(place.store, NOW)
+    assert problems(place.store) == damaged
+    assert (
+        chain(place.root)["problem"] == "segment 1, row 1: lines of the journal were damaged, and set aside"
+    )
 
 
 def test_a_segment_may_be_begun_again_at_any_step(place: Place) -> None:
@@ -257,171 +268,48 @@ def test_the_service_closes_a_journal_of_another_day_and_a_large_one(place: Plac
     assert problems(place.store) == []
 
 
-# -- nothing can be changed unseen ----------------------------------------------------------------------
+def test_what_is_removed_for_its_age_or_number_is_an_event_first(place: Place) -> None:
+    layout = place.store.layout
+    before = len(events(layout))
+    old = layout.outbound(A) / "old.answer"
+    names_refused = ("1" * 64, "2" * 64)
+    for subject in names_refused:
+        (place.inbound(place.a) / subject).write_bytes(b"x")
+        quarantine.take(layout, A, subject, subject, "foreign-name", limit=1 << 20)
+    old.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    year = 366 * 86400.0
+    with Disk(place.root, before=failing_log), pytest.raises(OSError, match="no space"):
+        inbox.sweep(layout, A, answers=1, refused=1, parts=1, now=time.time() + year)
+    assert old.exists()
+    assert inbox.sweep(layout, A, answers=1, refused=1, parts=1, now=time.time() + year) == 3
+    for subject in names_refused:
+        (place.inbound(place.a) / subject).write_bytes(b"x")
+        quarantine.take(layout, A, subject, subject, "foreign-name", limit=4096)
+    found = [(e.kind, e.facility, detail(e)) for e in events(layout)[before:]]
+    assert found[:2] == [("prune", A, {"replies": 1}), ("prune", A, {"quarantine": 2})]
+    assert {kind for kind, _, _ in found} == {"prune"}
+    assert not list(layout.quarantine(A).glob("*.refused"))
 
 
-@pytest.fixture(scope="module")
-def logged(made_store: Place, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store's log with three segments and a journal."""
-    store = replace(made_store.store, layout=Layout(tmp_path_factory.mktemp("logged")))
-    shutil.copytree(made_store.store.layout.audit, store.layout.audit)
-    for number in range(3):
-        for step in range(4):
-            details = {"n": number * 10 + step}
-            audit.record(store.layout, "grant", facility=A, subject=B, details=details, now=NOW)
-        audit_segments.close(store, NOW)
-    audit.record(store.layout, "check", now=NOW)
-    return store
+def test_changed_settings_are_an_event_once(place: Place) -> None:
+    layout = place.store.layout
+    before = len(events(layout))
+    place.work()
+    assert len(events(layout)) == before
+    changed = replace(place.store, settings=replace(place.store.settings, answer_days=3))
+    for _ in range(2):
+        Service(changed, Clock(lambda: NOW, time.monotonic)).one_pass()
+    [event] = events(layout)[before:]
+    assert (event.kind, detail(event)["settings"]["answer_days"]) == ("settings", 3)
+    assert detail(events(layout)[0])["settings"]["answer_days"] == place.store.settings.answer_days
 
 
-@pytest.fixture
-def whole(logged: Store, tmp_path: Path) -> Store:
-    shutil.copytree(logged.layout.audit, tmp_path / "audit")
-    return replace(logged, layout=Layout(tmp_path))
-
-
-def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    rows = pq.read_table(path).to_pylist()
-    change(rows)
-    path.chmod(0o644)
-    pq.write_table(pa.Table.from_pylist(rows, audit_segments.SCHEMA), path)
-
-
-def rechained(rows: list[dict[str, Any]]) -> None:
-    """Hashes made again: what a forger does who knows the format."""
-    rows[1]["details"] = '{"n":999}'
-    last = rows[0]["hash"]
-    for values in rows[1:]:
-        values["previous"] = last
-        given = {key: values[key] for key in values if key != "hash"}
-        last = values["hash"] = Event(**given | {"time": audit.text_of(values["time"])}).hash
-
-
-def put(rows: list[dict[str, Any]], **values: Any) -> None:
-    rows[1] |= values
-
-
-TAMPERING: dict[str, Callable[[list[dict[str, Any]]], object]] = {
-    "sequence": lambda rows: put(rows, sequence=99),
-    "time": lambda rows: put(rows, time=rows[1]["time"] + timedelta(microseconds=1)),
-    "kind": lambda rows: put(rows, kind="revoke"),
-    "facility": lambda rows: put(rows, facility="hospital_b"),
-    "user": lambda rows: put(rows, user="kimura"),
-    "subject": lambda rows: put(rows, subject="x"),
-    "details": lambda rows: put(rows, details='{"n":5}'),
-    "no details": lambda rows: put(rows, details=None),
-    "previous": lambda rows: put(rows, previous="0" * 64),
-    "hash": lambda rows: put(rows, hash="0" * 64),
-    "deleted": lambda rows: rows.pop(1),
-    "first deleted": lambda rows: rows.pop(0),
-    "last deleted": lambda rows: rows.pop(),
-    "inserted": lambda rows: rows.insert(1, dict(rows[1])),
-    "swapped": lambda rows: rows.insert(1, rows.pop(2)),
-    "reversed": lambda rows: rows.reverse(),
-    "emptied": lambda rows: rows.clear(),
-    "chained anew": rechained,
-}
-
-
-@pytest.mark.parametrize("how", TAMPERING)
-@pytest.mark.parametrize("segment", [1, 3])
-def test_a_changed_row_is_found(whole: Store, segment: int, how: str) -> None:
-    rewritten(audit_segments.path(whole.layout, segment, "parquet"), TAMPERING[how])
-    found = problems(whole)
-    assert found[0].startswith(f"segment {segment}")
-    assert any(word in found[0] for word in ("row 1:", "row 2:", "row 3:", "checkpoint names"))
-    seen = chain(whole.layout.root)
-    if how == "no details":
-        assert seen["withheld"] == 1  # what a facility's kit may have, and a store may not
-    elif (how, segment) in (("emptied", 1), ("first deleted", 1)):
-        assert seen["first_event"] != 1 or seen["problem"]
-    else:
-        assert str(seen["problem"]).startswith(f"segment {segment}")
-
-
-def other_key(layout: Layout) -> None:
-    for ending in ("json", "json.sig"):
-        audit_segments.path(layout, 2, ending).chmod(0o644)
-    path = audit_segments.path(layout, 2, "json")
-    signed = container.sign(audit.checkpoint(path), Ed25519PrivateKey.generate())
-    audit_segments.path(layout, 2, "json.sig").write_text(signed.armor)
-
-
-def swap(layout: Layout) -> None:
-    one, two = (audit_segments.path(layout, number, "parquet") for number in (1, 2))
-    first, second = one.read_bytes(), two.read_bytes()
-    for path, data in ((one, second), (two, first)):
-        path.unlink()
-        path.write_bytes(data)
-
-
-def gone(*files: tuple[int, str]) -> Callable[[Layout], None]:
-    def remove(layout: Layout) -> None:
-        for number, ending in files:
-            audit_segments.path(layout, number, ending).unlink()
-
-    return remove
-
-
-WHOLE = ("parquet", "json", "json.sig")
-SEGMENTS: dict[str, tuple[Callable[[Layout], None], bool]] = {
-    "segment gone": (gone((2, "parquet")), True),
-    "last segment gone": (gone((3, "parquet")), True),
-    "checkpoint gone": (gone((2, "json"), (2, "json.sig")), True),
-    "both gone": (gone(*((2, ending) for ending in WHOLE)), True),
-    "first gone": (gone(*((1, ending) for ending in WHOLE)), True),
-    "swapped": (swap, True),
-    "signed by another": (other_key, False),
-}
-
-
-@pytest.mark.parametrize("how", SEGMENTS)
-def test_a_missing_or_other_segment_is_found(whole: Store, how: str) -> None:
-    change, by_query = SEGMENTS[how]
-    change(whole.layout)
-    assert problems(whole) != []
-    seen = chain(whole.layout.root)
-    assert bool(seen["problem"] or seen["first_event"] != 1) == by_query  # signatures: `ssh-keygen` beside it
-
-
-def test_a_log_cut_off_at_its_end_is_found_by_a_checkpoint_kept_elsewhere(whole: Store) -> None:
-    layout, key = whole.layout, whole.card().signing_key
-    kept = []
-    for number in (2, 3):
-        path = audit_segments.path(layout, number, "json")
-        armor = audit_segments.path(layout, number, "json.sig").read_text()
-        kept.append(container.verify(path.read_bytes(), armor, key))
-    assert problems(whole, kept) == []
-    gone(*((3, ending) for ending in WHOLE))(layout)
-    audit.journal_path(layout).unlink()
-    assert problems(whole) == []  # nothing here says that there was more
-    assert chain(layout.root)["problem"] is None
-    assert problems(whole, kept[:1]) == []
-    assert [text.split(":")[0] for text in problems(whole, kept)] == ["segment 3"]
-    audit.record(layout, "check", now=NOW)  # and written over with the store's own key
-    audit_segments.close(whole, NOW)
-    assert problems(whole) == []
-    assert [text.split(":")[0] for text in problems(whole, kept)] == ["segment 3"]
-
-
-def test_an_unchanged_log_holds_for_the_query_too(whole: Store) -> None:
-    message = audit.checkpoint(audit_segments.path(whole.layout, 3, "json"))
-    assert isinstance(message, audit_messages.Checkpoint)
-    assert chain(whole.layout.root) == {
-        "first_event": 1, "events": 17, "withheld": 0, "head": message.head, "problem": None
-    }  # fmt: skip
-    assert problems(whole) == []
-    proof = audit_verify.verify(whole.layout, whole.card().signing_key)
-    assert (proof.segments, proof.events, proof.journalled) == (3, 18, 1)
-
-
-def test_a_checkpoint_that_cannot_be_read_stops_writers(whole: Store) -> None:
-    path = audit_segments.path(whole.layout, 3, "json")
-    path.chmod(0o644)
-    path.write_bytes(b"{}")
-    audit.journal_path(whole.layout).unlink()
-    with pytest.raises(Damaged):
-        audit.record(whole.layout, "check")
+def test_a_facility_sees_that_everything_was_copied(place: Place, tmp_path: Path) -> None:
+    audit_kit.write(place.store, tmp_path / "all", audit_kit.Choice(), NOW)
+    audit_kit.write(place.store, tmp_path / "b", audit_kit.Choice(facility=B), NOW)
+    _, rows = asked(place, place.a)
+    assert [(r["kind"], r["facility"]) for r in rows[:2]] == [("log-read", A), ("kit", "")]
 
 
 def test_enrolling_again_is_no_event_and_a_new_key_is(place: Place) -> None:

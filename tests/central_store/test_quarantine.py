@@ -66,8 +66,8 @@ def test_the_sender_does_not_say_how_long_it_stays(place: Place) -> None:
         os.utime(path, (when, when))
         refuse(place, name, name)
     folder, now = place.store.layout.quarantine(A), time.time()
-    assert quarantine.sweep(folder, now - 60) == 0
-    assert quarantine.sweep(folder, now + 60) == 2
+    assert quarantine.sweep(place.store.layout, A, now - 60) == 0
+    assert quarantine.sweep(place.store.layout, A, now + 60) == 2
     assert not list(folder.iterdir())
 
 

@@ -6,7 +6,8 @@
         state.build(elsewhere)                # a folder as the power cut may have left it
 
 The model, harsher than ext4, XFS and btrfs are: at any moment, of a file that was not fsynced since it was
-written the bytes may be there, be zeros, be the first half, or be those of its last fsync; a name that was
+written the bytes may be there, be zeros, be the first half, or be those of its last fsync (of a file that was
+only added to since, this is true of what was added); a name that was
 made, moved or removed counts for sure only after the fsync of its folder, and before that any subset of such
 changes may have happened, in any order. A file's move between two folders may even be half done. What the
 catalog's database wrote is on the disk when its transaction returned: DuckDB's promise.
@@ -251,7 +252,9 @@ class Recorder:
         options = []
         for key in nodes:
             old, new = synced.get(key, b""), current.get(key, b"")
-            ways = list(dict.fromkeys((old, bytes(len(new)), new[: len(new) // 2], new)))
+            kept = old if new.startswith(old) else b""  # of what was only added to, the beginning stays
+            added = new[len(kept) :]
+            ways = list(dict.fromkeys((old, kept + bytes(len(added)), kept + added[: len(added) // 2], new)))
             options.append([old] if worst or old == new else ways)
         for picked in itertools.product(*options):
             content = dict(zip(nodes, picked, strict=True))
