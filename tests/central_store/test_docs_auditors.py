@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from central_store import audit, audit_kit, audit_segments, check, damage, grants
+from central_store import audit, audit_kit, audit_segments, catalog_file, check, damage, grants
 from central_store.audit_kit import Choice
 from central_store.batches import Batch
 from central_store.catalog import Catalog
@@ -23,11 +23,12 @@ from central_store.layout import Layout
 from central_store.service import Clock, Service
 from schemas import columns, messages, names
 from tests.central_store.conftest import PASSWORD, Place
-from tests.kit.batches import NOW, digest, request_id, row
-from tests.kit.cookbook import ask
+from tests.kit.batches import NOW, Made, digest, request_id, row, token
+from tests.kit.cookbook import ask, ask_sql
 
 DOC = Path(__file__).parents[2] / "docs" / "auditors.md"
 A, B = names.facility_name("clinic-a"), names.facility_name("hospital_b")
+PATIENT = token("patient 1")
 LATER = datetime(2026, 12, 24, 8, 30, tzinfo=UTC)
 
 
@@ -75,7 +76,8 @@ def eventful(made_store: Place, tmp_path_factory: pytest.TempPathFactory) -> Pla
         ),
         messages.SqlRequest(
             id=request_id(), facility=B, user=names.user_name("user.hospital_b"), password=PASSWORD,
-            sql="SELECT study_uid FROM instances WHERE menu = 'YAMADA'", created=messages.rfc3339(NOW),
+            sql=f"SELECT study_uid FROM instances WHERE menu IN ('YAMADA', '{PATIENT}')",
+            created=messages.rfc3339(NOW),
         ),
     ]  # fmt: skip
     service = Service(place.store, Clock(lambda: LATER, lambda: 0.0))
@@ -110,6 +112,7 @@ def expected(questions: dict[str, list[dict[str, Any]]]) -> None:
         ("user.hospital_b", ["modality"], 16),
         ("user.hospital_b", ["instances", "menu", "study_uid"], None),
     ]
+    assert rows["10"][0]["conditions"] == '{"modality":["CT"]}'
     assert [(r["owner"], r["images"]) for r in rows["11"]] == [("clinic-a", 1)]
     assert [(r["owner"], r["seen_by"], r["rows_shown"]) for r in rows["12"]] == [
         ("clinic-a", "hospital_b", 16)
@@ -125,6 +128,7 @@ def expected(questions: dict[str, list[dict[str, Any]]]) -> None:
     assert (rows["22"][0]["first_event"], rows["22"][0]["problem"]) == (1, None)
     assert sum(r["images"] for r in rows["24"]) == 18
     assert [r["with_flags"] for r in rows["25"]] == [1, 0]
+    assert rows["26"] == rows["27"] == []
 
 
 NAMES = [name.removesuffix(".sql") for name, _ in audit_kit.questions()]
@@ -150,6 +154,59 @@ def test_questions_about_a_day(eventful: Place) -> None:
     assert day("20-unchecked", "2000-01-01") == []
     assert len(day("20-unchecked", "2999-01-01")) == 5
     assert [r["missing"] for r in day("08-gaps", "2999-01-01")] == []
+
+
+def test_the_state_of_a_day_is_the_same_whatever_comes_later(place: Place, tmp_path: Path) -> None:
+    layout, day = place.store.layout, "DATE '2026-11-24'"
+
+    def as_of(root: Path, when: str) -> list[dict[str, Any]]:
+        rows = f"SELECT * FROM as_of({when}) ORDER BY batch_id, object_sha256"
+        return [*ask(root, "23-as-of", day=when), *ask_sql(root, rows)]
+
+    def arrives(*made: Made, at: datetime) -> None:
+        for batch in made:
+            place.put(place.a, batch)
+        assert Service(place.store, Clock(lambda: at, lambda: 0.0)).one_pass().stored == len(made)
+
+    def batch(rows: list[dict[str, Any]], **changes: Any) -> Made:
+        return place.a.batch(rows, place.card, **changes)
+
+    place.a.sequence = 7
+    first, second = batch([row(0), row(1), row(2, study=4)]), batch([row(1), row(3)])
+    arrives(first, second, at=NOW)
+    before = as_of(place.root, day)
+    assert (before[0]["images"], len(before)) == (4, 1 + 4)
+    damaged, pack = Batch(A, first.batch), layout.pack(first.batch)
+
+    def later() -> None:
+        again = batch([row(0), row(2, study=4)], sequence=1)  # a lower number that took its time
+        other = row(0, source_digest=digest("other bytes"), modality="MR")
+        arrives(again, batch([other, row(9, study=4)]), at=LATER)
+
+    def damage_found() -> None:
+        assert damage.found(place.store, damaged, "pack-bytes", LATER, damage.seen(pack.stat()))
+
+    def replaced() -> None:
+        arrives(first, at=LATER)
+        assert pack.exists()
+
+    def rebuilt() -> None:
+        catalog_file.drop(layout)
+        with Catalog(layout, place.store.settings):
+            check.check(place.store, read_data=True)
+
+    for change in (later, damage_found, replaced, rebuilt):
+        change()
+        assert as_of(place.root, day) == before, change.__name__
+    assert as_of(place.root, "DATE '2026-12-24'") != before
+    audit_kit.write(place.store, tmp_path / "kit", Choice(), LATER)
+    assert as_of(tmp_path / "kit", day) == before
+
+
+def test_who_searched_for_a_patient(eventful: Place) -> None:
+    [found] = ask(eventful.root, "27-patient", token=f"'{PATIENT}'")
+    assert (found["user"], found["kind"]) == ("user.hospital_b", "sql")
+    assert ask(eventful.root, "27-patient", token=f"'{token('another')}'") == []
 
 
 def test_gaps_and_grants_in_force(place: Place) -> None:
@@ -178,6 +235,12 @@ def test_what_does_not_verify_is_named(place: Place) -> None:
     text = (folders[2] / "statement.json").read_text()
     (folders[2] / "statement.json").write_text(text.replace('"bytes":', '"bytes":1'))
     assert {r["batch_id"] for r in ask(place.root, "03-not-as-signed")} == {b.batch for b in made[:3]}
+    assert ask(place.root, "26-no-event") == []
+    for path in place.store.layout.audit.glob("00000001.*"):  # the log is cut off, and goes on
+        path.unlink()
+    audit.record(place.store.layout, "check")
+    audit_segments.close(place.store, NOW)
+    assert {r["batch_id"] for r in ask(place.root, "26-no-event")} == {b.batch for b in made}
     (folders[3] / "receipt.json").unlink()
     assert [r["batch_id"] for r in ask(place.root, "02-no-receipt")] == [made[3].batch]
 
@@ -192,11 +255,21 @@ def kit(eventful: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+WITHOUT_US = """import sys
+sys.modules.update(dict.fromkeys(("central_store", "facility_sync", "schemas")))
+exec(compile(sys.stdin.read(), "stdin", "exec"))"""
+
+
 def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    """A script where there is no command of ours, and Python has DuckDB but nothing of ours."""
+    tools = folder.parent / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "python3").write_text(f"#!/bin/sh\nexec '{sys.executable}' -I -c '{WITHOUT_US}'\n")
+    (tools / "python3").chmod(0o755)
+    system = [path for path in os.environ["PATH"].split(":") if not (Path(path) / "fstore").exists()]
     return subprocess.run(
         ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False, timeout=100,
-        env={"PATH": path},
+        env={"PATH": ":".join([str(tools), *system])},
     )  # fmt: skip
 
 
@@ -206,6 +279,7 @@ def test_every_command_of_the_kits_readme_works_from_the_folder_alone(kit: Path,
     shown = re.findall(r"^```sh\n(.*?)^```$", (folder / "README.md").read_text("utf-8"), re.M | re.S)
     assert len(shown) == 5
     sums, fingerprint, signatures, shell, python = (run(block, folder) for block in shown)
+    assert run("fstore || python3 <<< 'import central_store'", folder).returncode != 0
     assert (sums.returncode, fingerprint.returncode, python.returncode) == (0, 0, 0), python.stderr
     assert "SHA256:" in fingerprint.stdout
     assert signatures.stdout.count("Good ") == 5 + 5 + len(list(folder.glob("audit/*.json")))

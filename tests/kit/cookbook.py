@@ -14,7 +14,12 @@ FOLDER = Path(central_store.__file__).parent / "cookbook"
 
 
 def ask(root: Path, name: str, **variables: Any) -> list[dict[str, Any]]:
-    """The rows of one question, asked in `root`; views that need what is not there are left out."""
+    """The rows of one question, asked in `root`."""
+    return ask_sql(root, (FOLDER / f"{name}.sql").read_text("utf-8"), **variables)
+
+
+def ask_sql(root: Path, sql: str, **variables: Any) -> list[dict[str, Any]]:
+    """The rows of SQL over the views, in `root`; views that need what is not there are left out."""
     with chdir(root), duckdb.connect() as auditor:
         for statement in (FOLDER / "views.sql").read_text("utf-8").split(";\n"):
             try:
@@ -23,7 +28,5 @@ def ask(root: Path, name: str, **variables: Any) -> list[dict[str, Any]]:
                 assert Path("audit").is_dir()
         for variable, value in variables.items():
             auditor.execute(f"SET VARIABLE {variable} = {value}")
-        rows: list[dict[str, Any]] = (
-            auditor.sql((FOLDER / f"{name}.sql").read_text("utf-8")).to_arrow_table().to_pylist()
-        )
+        rows: list[dict[str, Any]] = auditor.sql(sql).to_arrow_table().to_pylist()
         return rows
