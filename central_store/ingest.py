@@ -7,7 +7,7 @@ Order, and what a crash after each step leaves:
     3  pack renamed into objects/       a pack nobody points at: removed at start, the journal names it
     4  folder renamed into manifests/   COMMIT. The journal names it: steps 5 to 8 are done at start
     4b entry in the log of receipts     the same; the journal says how long the log was before
-    5  catalog, audit log               the same; the catalog takes a repeat as a no-op, the log says it again
+    5  audit log, catalog               the same; the log says it again, the catalog takes a repeat as a no-op
     6  receipt into out/                the same; it is the receipt that lies in the folder
     7  removed from in/                 a journal entry: steps 5 to 8 are done again, harmlessly
     8  journal entry removed            nothing
@@ -139,13 +139,13 @@ def finish(
 ) -> None:
     """Steps 5 to 8 for a committed, lasting batch that lay on its facility's shelf, or on `shelf`."""
     layout, followed = store.layout, True
+    signed = batches.receipt(layout, batch)
+    _recorded(layout, batch, signed.message, shelf)
     try:
         catalog.follow(batch)
     except CatalogError as error:
         followed = False
         log.error("catalog facility=%s batch=%s: %s", batch.facility, batch.batch, error)
-    signed = batches.receipt(layout, batch)
-    _recorded(layout, batch, signed.message, shelf)
     if card is not None:
         receipt = replies.sealed_again(card, signed)
         replies.put(store, card, ShelfName(batch.batch, "receipt"), receipt, lasting=True)

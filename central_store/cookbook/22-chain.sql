@@ -1,4 +1,4 @@
--- Is the audit log unbroken? `problem` is empty if it is; `first_event` is 1 unless older ones were left out.
+-- Is the audit log unbroken? `problem` is empty if it is; `first_event` is 1 unless older ones were left out, `withheld` 0 but in a facility's kit.
 WITH lines AS (
     SELECT *,
         row_number() OVER (ORDER BY segment, row) + coalesce(

@@ -13,7 +13,7 @@ def test_a_terminal_reads_the_events_and_notices_a_log_that_was_cut_off(site: Si
         assert terminal.ask("query", "--modality", "CT").status == 0
         first = terminal.ask("audit", "--json")
         assert [event["kind"] for event in first.json] == ["log-read", "search", "account", "enrol"]
-        assert json.loads(first.json[1]["details"])["conditions"] == {"modality": 1}
+        assert json.loads(first.json[1]["details"])["conditions"] == {"modality": ["CT"]}
         assert not (terminal.home / "checkpoints").exists()
 
         for number in (1, 2):
