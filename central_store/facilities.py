@@ -48,9 +48,10 @@ def enrol(
     ):  # fmt: skip
         durable.make_dirs(folder)
     if present != card:
+        replaced = present is not None
         audit.record(
             layout, "enrol", facility=card.facility, subject=keys.fingerprint(card.ssh_key),
-            details=audit.operator(replaced=present is not None),
+            details={"replaced": replaced, "peer": through} if through else audit.operator(replaced=replaced),
         )  # fmt: skip
         durable.publish(layout.card(card.facility), card.to_bytes(), replace=True)
     mark = layout.via(card.facility)

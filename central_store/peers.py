@@ -73,12 +73,18 @@ def add(layout: Layout, peer: Peer, *, replace_key: bool = False) -> None:
         if other.lower() == peer.name.lower() and (other != peer.name or other not in names_of(layout)):
             raise SettingsError(f"the name {other} is taken")
     present = load(layout, peer.name)
-    if present is not None and present.card.signing_key != peer.card.signing_key:
-        if not replace_key:
-            raise SettingsError(
-                f"{peer.name} is a peer with another key",
-                hint="If it changed its keys on purpose: add it with --replace-key.",
-            )
+    other_key = present is not None and present.card.signing_key != peer.card.signing_key
+    if other_key and not replace_key:
+        raise SettingsError(
+            f"{peer.name} is a peer with another key",
+            hint="If it changed its keys on purpose: add it with --replace-key.",
+        )
+    details = audit.operator(
+        key=keys.fingerprint(peer.card.signing_key), host=peer.host, port=peer.port, dial=peer.dial,
+        facilities=list(peer.facilities), replaced=present is not None,
+    )  # fmt: skip
+    audit.record(layout, "peer", subject=peer.name, details=details)
+    if other_key:
         forget(layout, peer.name)  # its log was signed by the old key
     durable.make_dirs(layout.inbound(peer.name))
     durable.make_dirs(layout.outbound(peer.name))
@@ -127,6 +133,7 @@ ALARMS: dict[str, str] = {
 
 def alarm(layout: Layout, name: FacilityName, kind: str, now: datetime) -> None:
     """Record what a peer did, until a person clears it."""
+    audit.record(layout, "peer-alarm", subject=name, details={"alarm": kind}, now=now)
     folder = layout.peer(name) / "alarms"
     durable.make_dirs(folder)
     if len(list(folder.iterdir())) < MOST_ALARMS:
@@ -144,6 +151,8 @@ def alarms(layout: Layout, name: FacilityName) -> list[tuple[str, str]]:
 def clear(layout: Layout, name: FacilityName) -> int:
     """A person saw the alarms; returns how many there were."""
     found = list((layout.peer(name) / "alarms").glob("*Z.*"))
+    if found:
+        audit.record(layout, "peer-cleared", subject=name, details=audit.operator(alarms=len(found)))
     for path in found:
         durable.remove(path)
     return len(found)

@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from central_store import accounts, facilities
+from central_store import accounts, audit, facilities
 from central_store.layout import Layout
 from central_store.peers import ANY, Peer
 from central_store.settings import Store
@@ -213,6 +213,8 @@ def _introduce(layout: Layout, peer: Peer, cards: list[FacilityCard]) -> None:
             if known == peer.name and card.ssh_key not in facilities.signers(layout, name):
                 data = card.to_bytes()
                 old = layout.former / f"{name}.{hashlib.sha256(data).hexdigest()[:16]}.json"
+                subject, details = keys.fingerprint(card.ssh_key), {"former": True, "peer": peer.name}
+                audit.record(layout, "enrol", facility=name, subject=subject, details=details)
                 durable.publish(old, data, replace=True)
         elif present is None:
             if {ANY, name} & set(peer.facilities):
@@ -234,6 +236,7 @@ def _take(layout: Layout, peer: Peer, new: Known, present: Known | None) -> bool
     content = new.change.content
     if content:
         _check(new.change.subject, content)
+    _log(layout, peer, facility, path, gone=not content)
     _keep(layout, new)
     if present is not None and present.order >= new.order:
         return False
@@ -244,6 +247,20 @@ def _take(layout: Layout, peer: Peer, new: Known, present: Known | None) -> bool
     mode = 0o600 if path.is_relative_to(layout.accounts) else 0o444
     durable.publish(path, content.encode(), mode=mode, replace=True)
     return True
+
+
+def _log(layout: Layout, peer: Peer, facility: FacilityName, path: Path, *, gone: bool) -> None:
+    """Into the audit log, as if the command had been given here; the peer is named in it."""
+    details: dict[str, Any] = {"peer": peer.name}
+    if path.is_relative_to(layout.accounts):
+        kind = "account-removed" if gone else "account"
+        details |= {} if gone else {"new": not path.exists()}
+        audit.record(layout, kind, facility=facility, user=path.stem, details=details)
+    else:
+        reader = path.stem.partition(".")[2]
+        audit.record(
+            layout, "revoke" if gone else "grant", facility=facility, subject=reader, details=details
+        )
 
 
 def _check(subject: str, content: str) -> None:
@@ -275,6 +292,7 @@ def brought(layout: Layout) -> dict[FacilityName, FacilityName]:
 
 def adopt(layout: Layout, peer: FacilityName) -> None:
     """Treat what a peer brought as if it had been enrolled here: this store was rebuilt from it."""
+    audit.record(layout, "restore", subject=peer, details=audit.operator())
     for name, source in brought(layout).items():
         card = facilities.load(layout, name)
         if source == peer and card is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from central_store import batches
+from central_store import audit, batches
 from central_store.settings import Store
 from central_store.talk import Wanted
 from schemas import container, envelope, manifest, ustar
@@ -39,6 +39,8 @@ def send(store: Store, wanted: Wanted) -> None:
         def write(sink: BinaryIO) -> None:
             envelope.seal(pack, sink, [wanted.peer.card.age_recipient])
 
+        details = {"peer": wanted.peer.name}
+        audit.record(layout, "replicate", facility=batch.facility, subject=batch.batch, details=details)
         durable.publish(path, write, replace=True, lasting=False)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,7 @@ from central_store import (
 from central_store import carry as carrier
 from central_store.batches import Batch
 from central_store.receipt_log import ReceiptLog
-from schemas import container, messages, names
+from schemas import container, keys, messages, names
 from schemas.errors import SettingsError
 from schemas.peer_messages import BatchesRequest
 from tests.kit.batches import NOW, Facility, row
@@ -52,6 +54,16 @@ def reply(node: Node, who: Facility, name: str, signer: Node) -> messages.Messag
     return who.open(path.read_bytes(), signer.store.card())[0]
 
 
+def logged(node: Node, *kinds: str) -> list[tuple[str, str, str, str, Any]]:
+    """Kind, facility, user, subject and peer of these events; the log holds."""
+    assert audit_verify.verify(node.layout, node.store.card().signing_key).problems == []
+    return [
+        (event.kind, event.facility, event.user, event.subject, json.loads(event.details).get("peer"))
+        for event in audit.read(node.layout)[0]
+        if event.kind in kinds
+    ]
+
+
 def test_a_batch_is_replicated_and_its_facility_told(pair: tuple[Node, Node, Facility]) -> None:
     a, b, clinic = pair
     made = [clinic.batch([row(number)], a.store.card()) for number in range(3)]
@@ -70,6 +82,14 @@ def test_a_batch_is_replicated_and_its_facility_told(pair: tuple[Node, Node, Fac
     assert facilities.via(b.layout, names.facility_name("clinic-a")) == "south"
     assert not list(b.layout.outbound(names.facility_name("clinic-a")).iterdir()), "it lives at south"
     assert not list(a.layout.outbound(b.name).iterdir())
+    sent = {("replicate", "clinic-a", "", one.batch, "north") for one in made}
+    assert set(logged(a, "replicate")) == sent
+    taken = {("ingest", "clinic-a", "", one.batch, "south") for one in made}
+    assert set(logged(b, "ingest")) == taken
+    key = keys.fingerprint(clinic.card.ssh_key)
+    assert logged(b, "peer", "enrol") == [
+        ("peer", "", "", "south", None), ("enrol", "clinic-a", "", key, "south")
+    ]  # fmt: skip
 
 
 def test_nothing_new_costs_nothing_and_a_restart_asks_for_nothing(pair: tuple[Node, Node, Facility]) -> None:
@@ -200,6 +220,10 @@ def test_the_last_change_of_a_grant_wins_and_both_are_kept(pair: tuple[Node, Nod
     rounds([a, b])
     assert grants.given(a.layout) == grants.given(b.layout) == ()
     assert len(list(a.layout.people.iterdir())) == 2
+    assert logged(b, "grant", "revoke") == [
+        ("grant", "clinic-a", "", "hospital_b", "south"), ("revoke", "clinic-a", "", "hospital_b", None)
+    ]  # fmt: skip
+    assert logged(a, "revoke") == [("revoke", "clinic-a", "", "hospital_b", "north")]
     grants.give(a.layout, owner, reader)
     os.utime(a.layout.grant(owner, reader), (NOW.timestamp() - 10_000_000,) * 2)  # a's clock is behind
     a.ask()
@@ -223,6 +247,12 @@ def test_an_account_is_taken_only_in_our_own_form(pair: tuple[Node, Node, Facili
     b.ask()
     rounds([a, b])
     assert [account.user for account in accounts.everyone(b.layout)] == ["kimura"]
+    accounts.remove(a.layout, home, names.user_name("kimura"))
+    b.ask()
+    rounds([a, b])
+    assert logged(b, "account", "account-removed") == [
+        ("account", "clinic-a", "kimura", "", "south"), ("account-removed", "clinic-a", "kimura", "", "south")
+    ]  # fmt: skip
 
 
 def test_passwords_set_at_both_sides_at_once_the_last_counts_and_both_are_kept(
@@ -360,6 +390,9 @@ def test_names_of_peers_and_facilities_do_not_meet(pair: tuple[Node, Node, Facil
         peers.add(a.layout, peers.Peer(card=stranger, host="127.0.0.1", port=1))
     assert peers.remove(a.layout, b.name)
     assert not peers.remove(a.layout, b.name)
+    assert logged(a, "peer", "peer-removed") == [
+        ("peer", "", "", "north", None), ("peer-removed", "", "", "north", None)
+    ]  # fmt: skip
     assert not a.layout.shelves.joinpath("north").exists()
 
 
@@ -385,6 +418,7 @@ def test_a_store_put_back_from_an_old_copy_is_alarmed_and_completed(
     assert a.set_hash() == b.set_hash()
     assert len(a.held()) == 2, "what the copy lacks came back"
     assert peers.clear(b.layout, a.name) == 1
+    assert [event[0] for event in logged(b, "peer-alarm", "peer-cleared")] == ["peer-alarm", "peer-cleared"]
     assert ingest.complete_log(a.store) == 0
 
 
