@@ -99,7 +99,8 @@ def test_a_catalog_that_failed_is_opened_again_while_the_store_serves(
     with serving(place):
         made = place.put(place.a, place.a.batch([row(0)], place.card))
         until((place.outbound(place.a) / f"{made.batch}.receipt").exists, "no receipt came")
-        place.put(place.b, place.b.batch([row(1)], place.card))  # something to wake up for
+        other = place.put(place.b, place.b.batch([row(1)], place.card))  # something to wake up for
+        until((place.outbound(place.b) / f"{other.batch}.receipt").exists, "no receipt came")
         until(lambda: not list(place.store.layout.journal.iterdir()), "the catalog did not follow")
     assert failures == [0]
     with Catalog(place.store.layout, place.store.settings, rebuild=False) as catalog:
