@@ -90,8 +90,6 @@ def add(layout: Layout, peer: Peer, *, replace_key: bool = False) -> None:
     durable.make_dirs(layout.outbound(peer.name))
     durable.make_dirs(layout.quarantine(peer.name))
     durable.make_dirs(layout.peer(peer.name))
-    details = {"key": keys.fingerprint(peer.card.signing_key), "facilities": list(peer.facilities)}
-    audit.record(layout, "peer", subject=peer.name, details=audit.operator(**details))
     road = {"host": peer.host, "port": peer.port, "dial": peer.dial, "facilities": list(peer.facilities)}
     durable.publish(layout.peer(peer.name) / "road.json", canonical(road), replace=True)
     durable.publish(layout.peer(peer.name) / "card.json", peer.card.to_bytes(), replace=True)
@@ -138,7 +136,6 @@ def alarm(layout: Layout, name: FacilityName, kind: str, now: datetime) -> None:
     durable.make_dirs(folder)
     if len(list(folder.iterdir())) < MOST_ALARMS:
         durable.publish(folder / f"{now:%Y%m%dT%H%M%S%f}Z.{kind}", b"", replace=True)
-    audit.record(layout, "peer-alarm", subject=name, details={"alarm": kind}, now=now)
     log.error("alarm peer=%s kind=%s: %s", name, kind, ALARMS[kind])
 
 

@@ -236,10 +236,10 @@ def _take(layout: Layout, peer: Peer, new: Known, present: Known | None) -> bool
     content = new.change.content
     if content:
         _check(new.change.subject, content)
-    _log(layout, peer, facility, path, gone=not content)
     _keep(layout, new)
     if present is not None and present.order >= new.order:
         return False
+    _log(layout, peer, facility, path, gone=not content)
     if not content:
         durable.remove(path)
         return True
