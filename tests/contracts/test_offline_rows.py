@@ -143,14 +143,16 @@ class Site:
                 online[view] = there.sql(f"FROM ({parts}) ORDER BY ALL").to_arrow_table().to_pylist()
         return online, {view: self.sql(f"FROM {view} ORDER BY ALL").to_pylist() for view in VIEWS}
 
-    def same(self, most: int = 3) -> None:
-        """Offline is what online is."""
+    def same(self, most: int = 3, *, views: bool = False) -> None:
+        """Offline is what online is: searches, and the views of SQL."""
         asked = [
             self.place.search(self.place.a, level, conditions=conditions, **more)
             for level, conditions, more in ASKED[:most]
         ]
         for request, answer in zip(asked, self.online(*asked), strict=True):
             assert self.offline(request) == answer, request
+        if not views:
+            return
         online, offline = self.views()
         for view, rows in online.items():
             assert offline[view] == rows, view
@@ -179,7 +181,7 @@ ASKED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("series", {"study_date": ["2024-02-01.."]}, {"order": ("series_number:desc",), "limit": 2}),
     ("study", {"study_date": ["..2024-01-31", "2024-03-01.."]}, {"count_only": True}),
     ("instance", {"facility": ["hospital_b"]}, {}),
-    *((level, {}, {"limit": 2, "offset": offset}) for level in LEVELS for offset in (0, 1, 3, 50)),
+    *((level, {}, {"limit": 2, "offset": offset}) for level in LEVELS for offset in (1, 50)),
 ]
 
 
@@ -220,7 +222,7 @@ def site(filled: Site, tmp_path: Path) -> Site:
 
 
 def test_answers_are_those_of_the_store(filled: Site) -> None:
-    filled.same(len(ASKED))
+    filled.same(len(ASKED), views=True)
     ((_, found),) = filled.online(filled.place.search(filled.place.a))
     assert len(found) >= 6  # there was something to compare
 
@@ -260,7 +262,7 @@ def test_a_store_from_a_backup_and_another_store(site: Site, tmp_path: Path) -> 
     shutil.copytree(tmp_path / "backup", site.root / "store")  # it does not know the last batch any more
     done = site.line.bring()
     assert (done.batches, done.dropped) == (0, 1)
-    site.same()
+    site.same(views=True)
     shutil.rmtree(site.root / "store")
     newer.rename(site.root / "store")
     assert (site.line.bring().batches, late in {k.batch for k in site.kept.known(A)}) == (1, True)
@@ -281,10 +283,10 @@ def test_a_damaged_batch_stands_behind(site: Site) -> None:
     (site.store.layout.damaged / f"{first.batch}.json").write_bytes(b"{}")
     done = site.line.bring()
     assert (done.batches, done.dropped) == (0, 0)
-    site.same()
+    site.same(views=True)
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "shape"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "shape"])
 def test_damaged_rows_are_refused_and_come_again(site: Site, how: str) -> None:
     path = site.kept.path(A)
     data = bytearray(path.read_bytes())
@@ -295,7 +297,7 @@ def test_damaged_rows_are_refused_and_come_again(site: Site, how: str) -> None:
         with duckdb.connect(str(path)) as connection:
             connection.execute("UPDATE version SET shape = 'old'")
         data = bytearray(path.read_bytes())
-    path.write_bytes({"cut": data[: len(data) // 2], "empty": b""}.get(how, bytes(data)))
+    path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
     with pytest.raises(Damaged, match="kept here of clinic-a"):
         site.offline(site.place.search(site.place.a, "instance"))
     assert not path.exists()
@@ -365,22 +367,22 @@ def test_a_terminal_gets_no_batch_it_may_not_see(site: Site) -> None:
         assert [batch.facility for batch in catalog.batches_of([foreign.batch], (A, B))] == [B]
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "COPY studies TO 'x.csv'",
-        "SELECT 1; SELECT 2",
-        "SELECT * FROM read_csv('/etc/passwd')",
-        "DELETE FROM f0.rows",
-        "WITH gone AS (DELETE FROM f0.rows RETURNING *) SELECT count(*) FROM gone",
-        "SET threads = 1",
-        "ATTACH '/tmp/other.duckdb'",
-        "SELECT nix FROM studies",
-    ],
+STATEMENTS = (
+    "COPY studies TO 'x.csv'",
+    "SELECT 1; SELECT 2",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "DELETE FROM f0.rows",
+    "WITH gone AS (DELETE FROM f0.rows RETURNING *) SELECT count(*) FROM gone",
+    "SET threads = 1",
+    "ATTACH '/tmp/other.duckdb'",
+    "SELECT nix FROM studies",
 )
-def test_sql_here_reads_rows_and_nothing_else(filled: Site, statement: str) -> None:
-    with pytest.raises(AccessDenied):
-        filled.sql(statement)
+
+
+def test_sql_here_reads_rows_and_nothing_else(filled: Site) -> None:
+    for statement in STATEMENTS:
+        with pytest.raises(AccessDenied):
+            filled.sql(statement)
     assert filled.sql("SELECT count(*) AS n FROM instances").to_pylist()[0]["n"] > 0
 
 

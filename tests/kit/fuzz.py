@@ -210,7 +210,7 @@ TARGETS: dict[str, Target] = {
     ),
     "container": Target(_container, (_MADE.plain,)),
     "manifests": Target(_manifests, (_MANIFESTS,)),
-    "row-marks": Target(_text(row_marks.mark), (b"7:" + b"0a" * 16,)),
+    "row-marks": Target(_text(row_marks.mark), (b"7:" + b"0a" * 16,), ()),
     "statement": Target(_statement, (_MADE.statement.data,)),
     "envelope": Target(lambda data: envelope.open_bytes(data, [_IDENTITY], limit=LIMIT), (_MADE.sealed,)),
     "envelope-stream": Target(_streamed, (_MADE.sealed,)),

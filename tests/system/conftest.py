@@ -52,7 +52,7 @@ def full_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         if path.name in WANTED:
             shutil.copy2(path, b / "real" / path.name)
     (b / "notes.txt").write_text("no image")
-    site.terminal("clinic-a", a)
+    site.terminal("clinic-a", a, offline=True)
     site.terminal("hospital-b", b)
     with site.serving():
         for terminal in site.terminals.values():
