@@ -38,12 +38,28 @@ from tests.kit.batches import NOW, Facility, row
 from tests.kit.peering import Node, carry, rounds
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Node, Node, Facility]]:
-    a, b, clinic = Node(tmp_path / "a", "south"), Node(tmp_path / "b", "north"), Facility("clinic-a")
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facility]:
+    """Two stores that are each other's peers, and a facility at the first."""
+    folder, clinic = tmp_path_factory.mktemp("pair"), Facility("clinic-a")
+    a, b = Node(folder / "a", "south"), Node(folder / "b", "north")
     a.enrol(clinic)
     a.knows(b)
     b.knows(a)
+    for node in (a, b):
+        node.close()
+        for path in node.layout.packs.iterdir():
+            path.rmdir()  # made again when a pack comes; there are 256
+    return folder, clinic
+
+
+@pytest.fixture
+def pair(template: tuple[Path, Facility], tmp_path: Path) -> Iterator[tuple[Node, Node, Facility]]:
+    """A copy of them."""
+    folder, known = template
+    for name in ("a", "b"):
+        shutil.copytree(folder / name, tmp_path / name)
+    a, b, clinic = Node(tmp_path / "a", "south"), Node(tmp_path / "b", "north"), dataclasses.replace(known)
     yield a, b, clinic
     a.close()
     b.close()

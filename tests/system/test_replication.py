@@ -17,12 +17,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def put(site: Site, who: Facility, count: int) -> list[str]:
+def put(site: Site, who: Facility, count: int, *, serving: bool = False) -> list[str]:
     """Batches on a facility's shelf, taken in."""
     store = settings.open_store(site.root)
     made = [who.batch([row(number, study=number + 1)], store.card()) for number in range(count)]
     for one in made:
         (store.layout.inbound(names.facility_name(who.name)) / one.file).write_bytes(one.sealed)
+    if serving:
+        return [one.batch for one in made]
     done = site.store("ingest", "--json")
     assert done.json["stored"] == count, done.err
     return [one.batch for one in made]
@@ -55,6 +57,12 @@ def test_replicate_repair_and_rebuild_by_command(tmp_path: Path) -> None:
         assert "peer north lacks 0 batches" in shown
         assert "ALARM" not in shown
 
+        with south.serving():  # a batch taken in at either is at the other; only one side dials
+            put(south, clinic, 1, serving=True)
+            done = south.store("replicate", "--json", "--patience", "30")
+            assert done.status == 0, done.err + (south.folder / "serve.log").read_text()
+            assert [(line["held"], line["missing"]) for line in done.json["peers"]] == [(4, 0)]
+
         shutil.rmtree(south.root / "objects" / "packs")
         done = south.store("repair", "--from", "north", "--json", "--patience", "30")
         assert done.status == 0, done.err
@@ -75,23 +83,3 @@ def test_replicate_repair_and_rebuild_by_command(tmp_path: Path) -> None:
         assert "clinic-a" in south.store("facilities").out
         assert "ALARM peer central" in north.store("status").out
         assert north.store("peer", "clear", "central").status == 0
-
-
-def test_a_peer_that_waits_gets_and_gives_while_both_serve(tmp_path: Path) -> None:
-    """Only one side dials; a batch taken in at either is at the other within seconds."""
-    south, north = make_site(tmp_path / "south", free_port()), Site(tmp_path / "north")
-    north.folder.mkdir()
-    words = ("init", "--name", "north", "--host", "127.0.0.1", "--port", str(free_port()))
-    assert north.store(*words).status == 0
-    for site, other, name, extra in ((south, north, "north", ()), (north, south, "central", ("--wait",))):
-        (tmp_path / f"{name}.card").write_text(other.store("card").out)
-        assert site.store("peer", "add", name, tmp_path / f"{name}.card", *extra).status == 0
-    facilities = {"south": Facility("clinic-a"), "north": Facility("clinic-n")}
-    for site, who in ((south, facilities["south"]), (north, facilities["north"])):
-        (tmp_path / who.name).write_bytes(who.card.to_bytes())
-        assert site.store("enrol", tmp_path / who.name).status == 0
-        put(site, who, 2)
-    with north.serving(), south.serving():
-        done = south.store("replicate", "north", "--json", "--patience", "30")
-        assert done.status == 0, done.err + (south.folder / "serve.log").read_text()
-        assert [(line["held"], line["missing"]) for line in done.json["peers"]] == [(4, 0)]
