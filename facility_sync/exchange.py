@@ -161,7 +161,7 @@ class Desk:
                     hint="Is its service running (`fstore serve` or `fstore ingest`)? Then ask again.",
                 )
             time.sleep(pause)
-            pause = min(pause * 1.5, _SLOWEST_LOOK)
+            pause = min(pause * 1.2, _SLOWEST_LOOK)
 
     def converse(
         self, request: messages.Message, identifier: names.RequestId, kind: type[_M], *, seconds: float

@@ -25,7 +25,6 @@ from typing import Any
 from facility_sync.identity import tokens
 from facility_sync.identity.domains import Keyring
 from schemas.errors import SettingsError
-from schemas.extract import parse_day
 
 MOST = 3_000
 """Patients one pattern may mean: a request holds ten thousand tokens, and each patient has some."""
@@ -64,6 +63,8 @@ def _normal(pattern: str) -> str:
 
 
 def _day(text: str) -> date | None:
+    from schemas.extract import parse_day  # it loads pydicom: a fifth of a second that few questions need
+
     try:
         return parse_day(text)
     except ValueError:

@@ -42,22 +42,11 @@ def run(work: Path, source: Path, *, over_sshd: bool) -> Outcome:
         source: the files.
         over_sshd: OpenSSH's server instead of the embedded one.
     """
-    os.umask(0o077)
-    root, home = work / "store", work / "home"
-    _do("fstore", "--root", root, "init", "--host", "127.0.0.1", "--port", str(sshd.free_port()))
-    (work / "store.card").write_text(_do("fstore", "--root", root, "card"))
-    _do("fsync", "--home", home, "init", "--facility", FACILITY)
-    _do("fsync", "--home", home, "source", "add", source)
-    _do("fstore", "--root", root, "enrol", home / f"{FACILITY}.card")
-    (work / "password").write_text(secrets.token_urlsafe(16) + "\n")
-    _do("fstore", "--root", root, "account", "add", "reader", "--facility", FACILITY,
-        "--password-file", work / "password")  # fmt: skip
-    settings = home / "settings.toml"
-    settings.write_text(_settings(settings.read_text(), over_sshd=over_sshd))
+    root, home = made(work, source, over_sshd=over_sshd)
     fetched = work / "fetched"
     fetch = ("fetch", "--facility", FACILITY, "--to", fetched, "--user", "reader",
              "--password-file", work / "password", "--json")  # fmt: skip
-    with _serving(work, root, home, over_sshd=over_sshd) as servers:
+    with serving(work, root, home, over_sshd=over_sshd) as servers:
         put = measure.run(
             [BIN / "fsync", "--home", home, "sync", "--json"], servers=servers, expect=(0, 3), cwd=work
         )
@@ -66,6 +55,23 @@ def run(work: Path, source: Path, *, over_sshd: bool) -> Outcome:
             raise measure.CommandFailed(f"the round did not finish: {put.output[-2000:]}")
         got = measure.run([BIN / "fsync", "--home", home, *fetch], servers=servers, cwd=work)
     return Outcome(put, got, json.loads(got.output)["restored"], fetched)
+
+
+def made(work: Path, source: Path, *, over_sshd: bool) -> tuple[Path, Path]:
+    """A store with an account `reader`, and an enrolled terminal; its password is in `work`."""
+    os.umask(0o077)
+    root, home = work / "store", work / "home"
+    do("fstore", "--root", root, "init", "--host", "127.0.0.1", "--port", str(sshd.free_port()))
+    (work / "store.card").write_text(do("fstore", "--root", root, "card"))
+    do("fsync", "--home", home, "init", "--facility", FACILITY)
+    do("fsync", "--home", home, "source", "add", source)
+    do("fstore", "--root", root, "enrol", home / f"{FACILITY}.card")
+    (work / "password").write_text(secrets.token_urlsafe(16) + "\n")
+    do("fstore", "--root", root, "account", "add", "reader", "--facility", FACILITY,
+        "--password-file", work / "password")  # fmt: skip
+    settings = home / "settings.toml"
+    settings.write_text(_settings(settings.read_text(), over_sshd=over_sshd))
+    return root, home
 
 
 def _settings(text: str, *, over_sshd: bool) -> str:
@@ -78,17 +84,17 @@ def _settings(text: str, *, over_sshd: bool) -> str:
 
 
 @contextmanager
-def _serving(work: Path, root: Path, home: Path, *, over_sshd: bool) -> Iterator[list[int]]:
+def serving(work: Path, root: Path, home: Path, *, over_sshd: bool) -> Iterator[list[int]]:
     """The store's processes, and the terminal told where to go."""
     if not over_sshd:
         with _store(work, root) as store:
-            _do("fsync", "--home", home, "trust", work / "store.card")
+            do("fsync", "--home", home, "trust", work / "store.card")
             yield [store]
         return
     public = json.loads((home / f"{FACILITY}.card").read_text())["ssh_key"]
     shelf = {public: root / "shelves" / FACILITY}
     with sshd.serve(work / "sshd", root / "keys" / "host_key", shelf) as server:
-        _do(
+        do(
             "fsync",
             "--home",
             home,
@@ -122,7 +128,8 @@ def _store(work: Path, root: Path, *more: str) -> Iterator[int]:
         process.wait(30)
 
 
-def _do(*words: str | Path | int) -> str:
+def do(*words: str | Path | int) -> str:
+    """Run one of our commands; what it printed."""
     command = [str(BIN / str(words[0])), *map(str, words[1:])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

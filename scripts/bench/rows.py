@@ -135,6 +135,8 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
         catalog.settle()
         done = high
         told(done)
+    connection.execute("DROP VIEW fresh")
+    connection.execute("DROP VIEW fresh_parts")
     connection.execute(
         """INSERT INTO batches SELECT batch_id, any_value(facility), row_number() OVER (
             PARTITION BY any_value(facility) ORDER BY min(part)), '', sum(n_instances), sum(object_bytes),

@@ -17,13 +17,14 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import neighbours
 import psutil
 import rows as generator
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -62,11 +63,12 @@ class Bench:
     def __init__(self, catalog: Catalog, layout: Layout, rng: random.Random) -> None:
         self.catalog, self.layout, self.rng = catalog, layout, rng
         self.key = Ed25519PrivateKey.generate()
-        self.sequence = 10**6
         sql = """SELECT facility, study_uid, study_date, modality, patient_id_tokens[1] AS token, body_part
             FROM parts USING SAMPLE 500 ROWS"""
         self.sample = catalog.table(sql, {}).to_pylist()
-        self.facilities = list(catalog.totals())
+        totals = catalog.totals()
+        self.facilities = list(totals)
+        self.sequence = 10**6 + sum(count for count, _ in totals.values())
         sql = """SELECT object_sha256, sop_instance_uid, source_digest FROM objects
             WHERE part IN (SELECT part FROM parts USING SAMPLE 300 ROWS) LIMIT 3000"""
         self.objects = catalog.table(sql, {}).to_pylist()
@@ -80,20 +82,30 @@ class Bench:
         answer, *_ = search(self.catalog, STORE, request, owners or self.facilities, NOW)
         return answer.returned
 
-    def questions(self) -> dict[str, Callable[[], object]]:
+    def questions(self) -> dict[str, Callable[[], int]]:
         """Each with new values every time."""
 
-        def period() -> object:
+        def period() -> int:
             one = self.rng.choice([each for each in self.sample if each["study_date"]])
             day: date = one["study_date"]
             span = f"{day - timedelta(15)}..{day + timedelta(15)}"
             conditions = {"study_date": [span], "modality": [one["modality"]]}
             return self.ask("study", conditions, [names.facility_name(one["facility"])])
 
-        def text() -> object:
+        def text() -> int:
             words = self.rng.choice(["*chest*", "*axial*", "*brain*", "*t2*", "*lung*"])
             named = self.rng.choice(["menu", "body_part"])
             return self.ask("study", {named: [words]}, limit=100)
+
+        def placed(name: names.ObjectId) -> int:
+            self.catalog.places([name], self.facilities)
+            return 1
+
+        def held() -> int:
+            known = self.rng.sample(self.objects, min(500, len(self.objects)))
+            others = [hashlib.sha256(self.rng.randbytes(9)).hexdigest() for _ in range(500)]
+            asked = [*(each["source_digest"] for each in known), *others]
+            return len(self.catalog.held(self.facilities[0], asked))
 
         return {
             "patient, study list": lambda: self.ask(
@@ -107,15 +119,11 @@ class Bench:
             "SOP UID to its instance": lambda: self.ask(
                 "instance", {"sop_instance_uid": [self.rng.choice(self.objects)["sop_instance_uid"]]}
             ),
-            "SHA-256 to where the object lies": lambda: self.catalog.places(
-                [names.object_id(self.rng.choice(self.objects)["object_sha256"])], self.facilities
+            "SHA-256 to where the object lies": lambda: placed(
+                names.object_id(self.rng.choice(self.objects)["object_sha256"])
             ),
-            "full roll-up by facility, modality, month": lambda: self.catalog.table(_ROLLUP, {}),
-            "held question of 1,000 digests": lambda: self.catalog.held(
-                self.facilities[0],
-                [each["source_digest"] for each in self.rng.sample(self.objects, min(500, len(self.objects)))]
-                + [hashlib.sha256(self.rng.randbytes(9)).hexdigest() for _ in range(500)],
-            ),
+            "full roll-up by facility, modality, month": lambda: self.catalog.table(_ROLLUP, {}).num_rows,
+            "held question of 1,000 digests": held,
         }
 
     def new_batch(self) -> Batch:
@@ -150,34 +158,51 @@ class Bench:
         }  # fmt: skip
 
 
-def clocked(question: Callable[[], object], times: int, seconds: float = 20) -> list[float]:
-    """Milliseconds of each; the first ones warm up and do not count."""
+class Times:
+    """Milliseconds of a question each time: of the wall clock, and of this process's work; and rows found."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu, self.rows = list[float](), list[float](), list[int]()
+
+    def add(self, question: Callable[[], int]) -> None:
+        """Ask once more."""
+        began = time.perf_counter(), time.process_time()
+        self.rows.append(question())
+        self.wall.append((time.perf_counter() - began[0]) * 1e3)
+        self.cpu.append((time.process_time() - began[1]) * 1e3)
+
+
+def clocked(question: Callable[[], int], times: int, seconds: float = 20) -> Times:
+    """Ask again and again; the first ones warm up and do not count."""
     for _ in range(3):
         question()
-    found: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(found) < times and (len(found) < 5 or time.perf_counter() < end):
-        began = time.perf_counter()
-        question()
-        found.append((time.perf_counter() - began) * 1e3)
+    found, end = Times(), time.perf_counter() + seconds
+    while len(found.wall) < times and (len(found.wall) < 5 or time.perf_counter() < end):
+        found.add(question)
     return found
 
 
-def p(values: list[float], part: float) -> float:
+def p(values: Sequence[float], part: float) -> float:
     """A percentile."""
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]
 
 
-def adding(bench: Bench, times: int) -> list[float]:
-    """Milliseconds from a committed batch until it is found by its study."""
-    found = []
+def adding(bench: Bench, times: int) -> Times:
+    """From a committed batch until it is found by its study."""
+    found = Times()
     for number in range(times + 2):
         batch = bench.new_batch()
-        began = time.perf_counter()
-        bench.catalog.follow(batch)
-        assert bench.ask("study", {"study_uid": [f"1.2.3.{bench.sequence}.0"]}) == 1
+
+        def add(batch: Batch = batch) -> int:
+            bench.catalog.follow(batch)
+            return bench.ask("study", {"study_uid": [f"1.2.3.{bench.sequence}.0"]})
+
         if number > 1:
-            found.append((time.perf_counter() - began) * 1e3)
+            found.add(add)
+        else:
+            add()
+    if {*found.rows} != {1}:
+        raise SystemExit("a batch that was added is not found")
     return found
 
 
@@ -188,7 +213,7 @@ def crowd(bench: Bench, seconds: float, arriving: bool) -> list[float]:
         Milliseconds from asking to answered, waiting in line included.
     """
     asking = list(bench.questions().values())[:6]
-    line: queue.Queue[tuple[Callable[[], object], Future[None]]] = queue.Queue()
+    line: queue.Queue[tuple[Callable[[], int], Future[None]]] = queue.Queue()
     end, waits, lock = time.perf_counter() + seconds, list[float](), threading.Lock()
     made = [bench.new_batch() for _ in range(int(seconds) if arriving else 0)]
 
@@ -261,7 +286,48 @@ def growth(sizes: list[int], values: list[float]) -> float:
     return statistics.linear_regression(xs, ys).slope
 
 
-def markdown(measured: list[dict[str, Any]], command: str) -> str:
+def beside(objects: int, work: Path, times: int, python: Path, asks: int) -> dict[str, Any]:
+    """The same questions to us, Orthanc and idc-index."""
+    root = work / "small"
+    shutil.rmtree(root, ignore_errors=True)
+    layout = Layout(root)
+    for folder in (*layout.folders(), layout.damaged):
+        folder.mkdir(parents=True, exist_ok=True)
+    with Catalog(layout, Settings(name="central", host="localhost", port=0)) as catalog:
+        held = generator.fill(catalog, objects, work)
+        rows = neighbours.rows_of(catalog)
+        bench = Bench(catalog, layout, random.Random(7))
+        ours = {name: clocked(ask, times).wall for name, ask in bench.questions().items()}
+        ours["add a batch of 1,000 rows"] = adding(bench, 5).wall
+    found: dict[str, Any] = {"objects": held, "ours": ours, "orthanc": None}
+    if neighbours.ORTHANC is not None:
+        found["orthanc"] = neighbours.orthanc(
+            rows, work, random.Random(7), lambda ask: clocked(ask, times).wall
+        )
+    return found | {"idc": neighbours.idc_index(python, asks)}
+
+
+def compared(found: dict[str, Any]) -> list[str]:
+    """The table of neighbours."""
+    idc, orthanc = found["idc"], found["orthanc"] or {}
+    size = "not there" if idc is None else f"{idc['series']:,} series of {idc['images']:,} images"
+    rows = f"{found['objects']:,} objects"
+    lines = [
+        "", f"| p50, ms | ours, {rows} | Orthanc, the same | ratio | idc-index: {size} |",
+        "|---|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    for name in TARGETS:
+        mine = p(found["ours"][name], 0.5)
+        theirs = p(orthanc[name], 0.5) if name in orthanc else None
+        other = p([wall for wall, _ in idc["found"][name]], 0.5) if idc and name in idc["found"] else None
+        if theirs is not None or other is not None:
+            cells = ["", ""] if theirs is None else [f"{theirs:.1f}", f"{theirs / mine:.1f}"]
+            cells.append("" if other is None else f"{other:.0f}")
+            lines.append(f"| {name} | {mine:.1f} | {' | '.join(cells)} |")
+    return lines
+
+
+def markdown(measured: list[dict[str, Any]], neighbourhood: list[str], command: str) -> str:
     """The section of the page."""
     sizes = [each["objects"] for each in measured]
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, DuckDB {duckdb.__version__}"
@@ -269,13 +335,16 @@ def markdown(measured: list[dict[str, Any]], command: str) -> str:
     head = " | ".join(f"{n:,} objects" for n in sizes)
     lines = [
         f"Measured {NOW:%Y-%m-%d} by `{command}` on {machine}; {load}.", "",
-        "| p50 (p95), ms | " + head + " | growth exponent | asked for |",
+        "| p50 of server time, ms: wall / work (rows) | " + head + " | growth exponent of work | asked for |",
         "|---|" + "--:|" * (len(sizes) + 2),
     ]  # fmt: skip
     for name, target in TARGETS.items():
-        middle = [p(each["found"][name], 0.5) for each in measured]
-        cells = [f"{m:.1f} ({p(e['found'][name], 0.95):.1f})" for m, e in zip(middle, measured, strict=True)]
-        slope = f"{growth(sizes, middle):+.2f}" if len(sizes) > 1 else ""
+        times = [each["found"][name] for each in measured]
+        work = [p(each.cpu, 0.5) for each in times]
+        cells = [
+            f"{p(each.wall, 0.5):.1f} / {p(each.cpu, 0.5):.1f} ({p(each.rows, 0.5):.0f})" for each in times
+        ]
+        slope = f"{growth(sizes, work):+.2f}" if len(sizes) > 1 else ""
         lines.append(f"| {name} | {' | '.join(cells)} | {slope} | {' / '.join(map(str, target or ('',)))} |")
     lines += [
         "",
@@ -290,6 +359,7 @@ def markdown(measured: list[dict[str, Any]], command: str) -> str:
         + " | ".join(f"{e['memory']:.0f} ({e['rss']:.0f})" for e in measured) + " |",
         "| catalog on disk, bytes for each object | "
         + " | ".join(f"{e['size'] / e['objects']:.0f}" for e in measured) + " |",
+        *neighbourhood,
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -300,6 +370,11 @@ def main() -> None:
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--times", type=int, default=60, help="searches of each kind")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench", help="kept: filling takes long")
+    parser.add_argument("--beside", type=int, default=10_000, help="objects that Orthanc gets; 0: neither")
+    parser.add_argument(
+        "--idc-python", type=Path, default=Path(sys.executable), help="an interpreter that has idc-index"
+    )
+    parser.add_argument("--idc-times", type=int, default=3, help="questions of each kind to idc-index")
     parser.add_argument("--update-docs", action="store_true")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -309,7 +384,12 @@ def main() -> None:
         sys.exit("The rows follow a published index: pip install -e '.[bench]'")
     measured = [measure(millions * 10**6, given.work, given.times) for millions in given.millions]
     sizes = " ".join(map(str, given.millions))
-    text = markdown(measured, f"scripts/bench/search --millions {sizes} --times {given.times}")
+    neighbourhood = (
+        compared(beside(given.beside, given.work, given.times, given.idc_python, given.idc_times))
+        if given.beside
+        else []
+    )
+    text = markdown(measured, neighbourhood, f"scripts/bench/search --millions {sizes} --times {given.times}")
     print(text)
     if given.update_docs:
         page = PAGE.read_text("utf-8")
