@@ -41,7 +41,9 @@ CONFIG: dict[str, Any] = {
     "python_enable_replacements": False,
 }
 """Settings of every connection."""
-_READ = ("rows", "studies", "series", "batches", "receipts", "conflicts")
+SHAPE = row_tables.SHAPE_WITH_PARTS
+"""Of the tables: a file of another shape is brought anew."""
+_READ = ("rows", "parts", "studies", "series", "batches", "receipts", "conflicts")
 BROKEN = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 """What DuckDB says of a file that is damaged."""
 
@@ -179,7 +181,8 @@ class KeptRows:
                     connection.execute(row_tables.ADD_ROWS, {"batch": item.statement.batch})
                     connection.unregister("incoming")
                     _do(connection, row_tables.add(item.statement, item.receipt))
-                _do(connection, row_tables.follow([item.statement.batch for item in added], damaged))
+                came = [item.statement.batch for item in added]
+                _do(connection, row_tables.follow(came, damaged, parts=True))
                 connection.execute("COMMIT")
                 connection.execute("CHECKPOINT")
         except duckdb.Error as error:
@@ -233,16 +236,16 @@ class KeptRows:
 def make(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the tables of a new file, in one transaction with their version."""
     connection.execute("BEGIN")
-    for ddl in row_tables.TABLES:
+    for ddl in (*row_tables.TABLES, row_tables.PARTS):
         connection.execute(ddl)
-    connection.execute("CREATE TABLE version AS SELECT ? AS shape", [row_tables.SHAPE])
+    connection.execute("CREATE TABLE version AS SELECT ? AS shape", [SHAPE])
     connection.execute("COMMIT")
 
 
 def check(connection: duckdb.DuckDBPyConnection, database: str) -> None:
     """Raise `duckdb.Error` unless a database, named by us, is of our shape."""
     found = connection.execute(f"SELECT shape FROM {database}.version").fetchall()
-    if found != [(row_tables.SHAPE,)]:
+    if found != [(SHAPE,)]:
         raise duckdb.SerializationException("of another shape")
 
 

@@ -2,7 +2,8 @@
 
 It takes the same requests as a store (`facility_sync.ask` makes them) and runs the same query
 (`schemas.query`) on the same rows, so it gives the answers the store would have given when the rows were
-brought. The rows are read in place; `parts` of one object each stand for the store's, which hold many.
+brought. The rows are read in place. A question about objects takes each as a part of its own; all others take
+the parts that the files hold.
 
 Guarantees: nothing is written, and nothing but these files is read: DuckDB may open no other file, and its
 settings are locked, once they are open. A statement of SQL is one SELECT. A damaged file is removed and said
@@ -158,7 +159,7 @@ class OfflineDesk:
         table: bytes | None = None
         returned = 0
         try:
-            for view in _views(owners):
+            for view in _views(owners, each=_is_about_objects(request)):
                 connection.execute(view)
             matches, instances, size = connection.execute(built.counts, parameters).fetchall()[0]
             if not request.count_only:
@@ -211,8 +212,16 @@ class OfflineDesk:
         return answer, table
 
 
-def _views(owners: Sequence[FacilityName]) -> list[str]:
-    """The tables of `schemas.query` over the rows of these files."""
+def _is_about_objects(request: SearchRequest) -> bool:
+    found = (columns.by_name.get(name) for name in request.conditions)
+    return request.level == "instance" or any(column is not None and column.distinct for column in found)
+
+
+def _views(owners: Sequence[FacilityName], *, each: bool) -> list[str]:
+    """The tables of `schemas.query` over these files; of parts, or of `each` object as a part of its own."""
+    counted, table = "n_instances, first_object", "parts"
+    if each:
+        counted, table = "(NOT duplicate)::BIGINT AS n_instances, object_sha256 AS first_object", "rows"
     own = ", ".join(f'"{column.name}"' for column in _OWN)
     shared = ", ".join(f'"{column.name}"' for column in (*_SHARED, *_TOTALS))
     made: dict[str, list[str]] = {"objects": [], "parts": [], "conflicts": []}
@@ -221,8 +230,7 @@ def _views(owners: Sequence[FacilityName]) -> list[str]:
         made["objects"].append(f"SELECT {at} AS part, {own}, duplicate FROM f{number}.rows")
         made["parts"].append(
             f"SELECT {at} AS part, {_STUDY} AS study, {_STUDY} || '/' || coalesce(series_uid, '') AS series, "
-            f"{shared}, (NOT duplicate)::BIGINT AS n_instances, object_sha256 AS first_object "
-            f"FROM f{number}.rows"
+            f"{shared}, {counted} FROM f{number}.{table}"
         )
         made["conflicts"].append(f"SELECT '{owner}' AS facility, sop_instance_uid FROM f{number}.conflicts")
     return [f"CREATE VIEW {name} AS {' UNION ALL '.join(parts)}" for name, parts in made.items()]

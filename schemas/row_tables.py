@@ -99,6 +99,24 @@ _ROLL_UPS = tuple(
 SHAPE = hashlib.sha256("\n".join((*TABLES, *_ROLL_UPS)).encode()).hexdigest()
 """Of the tables and what fills them: another one means to make them anew."""
 
+_SHARED = ", ".join(f'"{column.name}"' for column in columns.shared())
+_WAYS = {"sum": "sum({0})::BIGINT", "max": "max({0})", "min": "min({0})"}
+PARTS = columns.duckdb_ddl(
+    "parts",
+    "n_instances BIGINT NOT NULL",
+    "first_object VARCHAR NOT NULL",
+    *(f'"{column.name}" {columns.duckdb_type(column)}' for column in columns.totals()),
+    chosen=columns.shared(),
+)
+"""One more table, for searches with `schemas.query`: what objects share that share all they can."""
+_PARTS = (
+    f"DELETE FROM parts WHERE {_TOUCHED}",
+    f"""INSERT INTO parts SELECT {_SHARED}, count(*), min(object_sha256),
+{", ".join(_WAYS[column.rollup].format(f'"{column.name}"') for column in columns.totals())}
+FROM rows WHERE NOT duplicate AND {_TOUCHED} GROUP BY {_SHARED}""",
+)
+SHAPE_WITH_PARTS = hashlib.sha256("\n".join((SHAPE, PARTS, *_PARTS)).encode()).hexdigest()
+
 ADD_ROWS = f"INSERT INTO rows SELECT {_NAMES}, $batch, false FROM incoming"
 """The rows of a batch, from a relation `incoming` with the columns of a manifest."""
 
@@ -139,12 +157,13 @@ def drop(batches: Collection[str]) -> tuple[Step, ...]:
     return ((_LOST, {}), *((sql, parameters if "$batches" in sql else {}) for sql in _DROP))
 
 
-def follow(batches: Sequence[str], damaged: Collection[str]) -> tuple[Step, ...]:
+def follow(batches: Sequence[str], damaged: Collection[str], *, parts: bool = False) -> tuple[Step, ...]:
     """What brings everything else up to date after rows of these batches were added.
 
     Args:
         batches: those added.
         damaged: all of the facility whose packs are damaged: their rows stand behind others of the same file.
+        parts: there is a table of parts.
     """
     return (
         (_LOST, {}),
@@ -153,5 +172,5 @@ def follow(batches: Sequence[str], damaged: Collection[str]) -> tuple[Step, ...]
         (_CONFLICTS, {}),
         (_TOUCH, {"batches": list(batches)}),
         (_DUPLICATES, {"damaged": sorted(damaged)}),
-        *((sql, {}) for sql in _ROLL_UPS),
+        *((sql, {}) for sql in (*_ROLL_UPS, *(_PARTS if parts else ()))),
     )
