@@ -231,7 +231,6 @@ def test_no_identity_is_anywhere_at_the_store(full_site):
         b"ACC000101",
         b"19410315",
         "山田".encode(),
-        b"General Hospital\0",
     ]
     needles += [b"free text of a busy day", b"CompressedSamples", b"Anonymized"]
     stored = [path.read_bytes() for path in full_site.root.rglob("*") if path.is_file()]
