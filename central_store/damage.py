@@ -93,14 +93,19 @@ def tell(store: Store, batch: Batch) -> None:
     card = facilities.load(store.layout, batch.facility)
     if card is None:
         return
-    path = store.layout.damage(batch.batch)
-    try:
-        signed = container.verify(path.read_bytes(), _sig(path).read_text("ascii"), store.card().signing_key)
-    except (FileNotFoundError, UnicodeDecodeError, SyncError) as error:
-        raise Damaged(f"the notice of batch {batch.batch} cannot be read") from error
+    signed = notice(store, batch.batch)
     name = ShelfName(batch.batch, "notice")
     replies.put(store, card, name, replies.sealed_again(card, signed), lasting=True)
     durable.remove(store.layout.outbound(batch.facility) / str(ShelfName(batch.batch, "receipt")))
+
+
+def notice(store: Store, batch: BatchId) -> container.Signed:
+    """The recorded notice of a damaged batch; raises `Damaged`."""
+    path = store.layout.damage(batch)
+    try:
+        return container.verify(path.read_bytes(), _sig(path).read_text("ascii"), store.card().signing_key)
+    except (FileNotFoundError, UnicodeDecodeError, SyncError) as error:
+        raise Damaged(f"the notice of batch {batch} cannot be read") from error
 
 
 def repaired(layout: Layout, batch: Batch) -> None:

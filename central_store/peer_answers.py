@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from central_store import batches, ingest, people, receipt_log, witness
+from central_store import batches, damage, ingest, packs, people, receipt_log, witness
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import ReceiptLog
@@ -18,6 +18,7 @@ from central_store.settings import Store
 from schemas.messages import rfc3339
 from schemas.peer_messages import (
     MOST_ENTRIES,
+    MOST_NOTICES,
     BatchesAnswer,
     BatchesRequest,
     LogAnswer,
@@ -46,6 +47,7 @@ def log_answer(
         receipt_log.decode(entry) for entry in log.entries(request.start, request.start + MOST_ENTRIES)
     ]
     checkpoint, checkpoint_signature = witness.ours(store.layout)
+    notices = [damage.notice(store, batch) for batch in sorted(packs.damaged(store.layout))[:MOST_NOTICES]]
     return LogAnswer(
         store=store.name,
         request=request.id,
@@ -59,6 +61,8 @@ def log_answer(
         wanted=wanted,
         checkpoint=checkpoint,
         checkpoint_signature=checkpoint_signature,
+        notices=tuple(notice.data.decode() for notice in notices),
+        notice_signatures=tuple(notice.armor for notice in notices),
         answered=rfc3339(now),
     )
 

@@ -33,7 +33,6 @@ from typing import Any, NamedTuple
 
 from central_store import (
     batches,
-    facilities,
     ingest,
     packs,
     peer_answers,
@@ -41,7 +40,7 @@ from central_store import (
     peers,
     people,
     receipt_log,
-    replies,
+    replicas,
     witness,
 )  # fmt: skip
 from central_store.batches import Batch
@@ -254,6 +253,7 @@ class Talk:
         state.asked = None
         if not witness.keep(self._store.layout, peer, answer.checkpoint, answer.checkpoint_signature):
             peers.alarm(self._store.layout, peer.name, "audit", self._now())
+        replicas.damaged(self._store, peer, answer)
         state.level = answer.known == self._log.range().size and answer.wanted == 0
         if answer.people != state.people:
             self._ask_people(peer, state, answer.people)
@@ -308,14 +308,9 @@ class Talk:
 
     def _deliver(self, peer: Peer, state: _State, entry: Entry) -> None:
         """A facility that lives here learns that the peer holds its batch too."""
-        batch = Batch(entry.receipt.facility, entry.receipt.batch)
-        layout = self._store.layout
-        if batch.batch in state.delivered or not batches.committed(layout, batch):
-            return
-        card = facilities.load(layout, batch.facility)
-        if card is not None and facilities.via(layout, batch.facility) is None:
-            name = ShelfName(f"{batch.batch}.{peer.name}", "replica")
-            replies.put(self._store, card, name, replies.sealed_again(card, entry.signed), lasting=True)
+        if entry.receipt.batch not in state.delivered:
+            batch = Batch(entry.receipt.facility, entry.receipt.batch)
+            replicas.deliver(self._store, peer, batch, entry.signed)
 
     def _want(self, peer: Peer, state: _State, entries: Any) -> None:
         for entry in map(receipt_log.decode, entries):

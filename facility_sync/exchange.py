@@ -213,7 +213,9 @@ class Desk:
                 continue
             try:
                 if name.kind == "replica":
-                    yield self._replica(name, sealed.getvalue())
+                    told = self._replica(name, sealed.getvalue())
+                    if told is not None:
+                        yield told
                     self._out.remove(name)
                     continue
                 signed = self._read(sealed.getvalue()).signed
@@ -254,16 +256,21 @@ class Desk:
             raise SealError("this was said by another store than the one trusted here")
         return self.store.signing_key
 
-    def _replica(self, name: names.ShelfName, sealed: bytes) -> Replica:
-        """Another store's receipt, kept; that of a store unknown here is kept too, and not believed."""
+    def _replica(self, name: names.ShelfName, sealed: bytes) -> Replica | messages.Notice | None:
+        """Another store's receipt, kept; that of a store unknown here is kept too, and not believed.
+
+        Or its notice, if it is that of a store that is trusted here.
+        """
         plain = envelope.open_bytes(sealed, [self._home.age_identity], limit=SMALL)
         signed = container.read_unverified(ustar.Reader(io.BytesIO(plain), limit=SMALL))
         message = signed.message
-        if not isinstance(message, messages.Receipt) or (
+        if not isinstance(message, messages.Receipt | messages.Notice) or (
             (message.batch, message.store) != names.replica_of(name.id)
             or message.facility != self._home.settings.facility
         ):
             raise FormatError("a message on the shelf is not what its name says")
+        if isinstance(message, messages.Notice):
+            return message if receipts.keep_notice(self._home, signed) else None
         return Replica(message, receipts.keep_replica(self._home, signed))
 
 

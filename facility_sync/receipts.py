@@ -102,10 +102,15 @@ def keep(home: Home, signed: container.Signed) -> None:
         durable.make_dirs(home.replicas / place)
     path = path_of(home, message.batch, f".{message.TYPE}.json", place)
     _publish(path, signed)
-    if isinstance(message, messages.Receipt):  # what was lost is back
-        notice = path_of(home, message.batch, _NOTICE, place)
-        durable.remove(notice)
-        durable.remove(notice.with_name(notice.name + ".sig"))
+    if isinstance(message, messages.Receipt):
+        _back(home, message.batch, place)
+
+
+def _back(home: Home, batch: str, place: str) -> None:
+    """What was lost is back: the store's notice is gone."""
+    notice = path_of(home, batch, _NOTICE, place)
+    durable.remove(notice)
+    durable.remove(notice.with_name(notice.name + ".sig"))
 
 
 def _publish(path: Path, signed: container.Signed) -> None:
@@ -126,7 +131,16 @@ def keep_replica(home: Home, signed: container.Signed) -> bool:
         if _problem(home, signed.message, signed.data, signed.armor) and not _verified(home, path)[1]:
             return False  # what holds is not replaced by what does not
         _publish(path, signed)
+        _back(home, message.batch, message.store)
     return not _problem(home, signed.message, signed.data, signed.armor)
+
+
+def keep_notice(home: Home, signed: container.Signed) -> bool:
+    """Keep a notice of another store that came over this one, if it is that store's; whether it is."""
+    if _problem(home, signed.message, signed.data, signed.armor):
+        return False
+    keep(home, signed)
+    return True
 
 
 def kept(home: Home, batch: str) -> Kept | None:

@@ -15,6 +15,7 @@ from schemas.errors import FormatError
 from schemas.messages import (
     FacilityCard,
     Message,
+    Notice,
     Receipt,
     StoreCard,
     _count,
@@ -58,6 +59,12 @@ def _receipt(value: object) -> str:
     return Receipt.from_bytes(value.encode("utf-8", "replace")).to_bytes().decode("utf-8")
 
 
+def _notice(value: object) -> str:
+    if not isinstance(value, str):
+        raise FormatError("this is not a notice")
+    return Notice.from_bytes(value.encode("utf-8", "replace")).to_bytes().decode("utf-8")
+
+
 def _facility_card(value: object) -> str:
     if not isinstance(value, str):
         raise FormatError("this is not a facility's card")
@@ -68,6 +75,8 @@ MOST_ENTRIES = 1024
 """Most log entries in one answer."""
 MOST_BATCHES = 64
 """Most batches in one request."""
+MOST_NOTICES = 256
+"""Most notices in one answer."""
 MOST_CHANGES = 5_000
 """Most changes, and cards, in one answer."""
 
@@ -95,6 +104,7 @@ class LogAnswer(Message):
 
     Of yours I know the first `known`, and wait for `wanted` of your batches. `people` is the digest of what a
     `people-answer` would hold. `checkpoint` is the newest of my audit log, or empty.
+    `notices` are those of all batches that are damaged here now.
     """
 
     TYPE: ClassVar[str] = "log-answer"
@@ -110,6 +120,8 @@ class LogAnswer(Message):
     wanted: int = _is(_count)
     checkpoint: str = _is(_text(2000))
     checkpoint_signature: str = _is(_text(2000))
+    notices: tuple[str, ...] = _is(_list(_notice, MOST_NOTICES))
+    notice_signatures: tuple[str, ...] = _is(_list(_text(1024), MOST_NOTICES))
     answered: str = _is(_moment)
 
 

@@ -468,3 +468,33 @@ def test_status_says_how_far_a_peer_is_behind(pair: tuple[Node, Node, Facility])
     rounds([a, b])
     (line,) = replication.status(a.store, NOW + timedelta(minutes=5))
     assert (line.held, line.behind, line.behind_bytes, line.behind_minutes, line.level) == (2, 0, 0, 0, True)
+
+
+def test_a_notice_of_a_peer_takes_the_replica_back_until_the_batch_is_whole(
+    pair: tuple[Node, Node, Facility],
+) -> None:
+    a, b, clinic = pair
+    made = clinic.batch([row(1)], a.store.card())
+    a.upload(clinic, made)
+    rounds([a, b])
+    batch, name = Batch(names.facility_name("clinic-a"), made.batch), f"{made.batch}.north.replica"
+    assert isinstance(reply(a, clinic, name, b), messages.Receipt)
+    at = damage.seen(b.layout.pack(made.batch).stat())
+    damage.found(b.store, batch, "pack-bytes", NOW, at)
+    saved = a.layout.pack(made.batch).rename(a.root / "aside")  # so that nothing can be repaired yet
+    a.ask()
+    b.ask()
+    rounds([a, b])
+    notice = reply(a, clinic, name, b)
+    assert isinstance(notice, messages.Notice)
+    assert (notice.store, notice.batch) == ("north", made.batch)
+    saved.rename(a.layout.pack(made.batch))
+    for node in (a, b, b):
+        node.ask()
+    b.close()
+    b.open()
+    rounds([a, b])
+    a.ask()
+    rounds([a, b])
+    assert b.held() == {batch}
+    assert isinstance(reply(a, clinic, name, b), messages.Receipt), "whole again"

@@ -105,7 +105,7 @@ SAMPLES |= {
     peer_messages.LogAnswer: {
         "store": "central", "request": R, "start": 1, "size": 2, "root": H, "receipts": [RECEIPT],
         "signatures": ["armor"], "people": H, "known": 1, "wanted": 0, "answered": T,
-        "checkpoint": "", "checkpoint_signature": "",
+        "checkpoint": "", "checkpoint_signature": "", "notices": [], "notice_signatures": [],
     },
     peer_messages.BatchesRequest: {"id": R, "store": "north", "batches": [H], "created": T},
     peer_messages.BatchesAnswer: {"store": "central", "request": R, "missing": [H], "answered": T},

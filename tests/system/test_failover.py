@@ -223,15 +223,20 @@ def test_another_host_key_and_a_refusal_are_loud_and_nobody_else_is_asked(
             assert terminal("sync").status == 14
 
 
-def put_replica(at: Site, signer: Site, terminal: Terminal, batch: str) -> None:
-    """What replication leaves on the facility's shelf: the other store's own receipt."""
+def put_replica(at: Site, signer: Site, terminal: Terminal, batch: str, *, damaged: bool = False) -> None:
+    """What replication leaves on the facility's shelf: the other store's own receipt, or notice."""
     found = json.loads((terminal.home / "receipts" / f"{batch}.receipt.json").read_text())
     place = store_settings.open_store(signer.root)
-    receipt = messages.Receipt(
+    told: messages.Message = messages.Receipt(
         store=place.name, facility="clinic-a", batch=batch, sequence=found["sequence"], bytes=found["bytes"],  # type: ignore[arg-type]
         objects=found["objects"], stored=messages.rfc3339(datetime.now(UTC)),
     )  # fmt: skip
-    signed = container.sign(receipt, place.keys.signing)
+    if damaged:
+        told = messages.Notice(
+            store=place.name, facility="clinic-a", batch=batch, reason="pack-bytes",  # type: ignore[arg-type]
+            found=messages.rfc3339(datetime.now(UTC)),
+        )  # fmt: skip
+    signed = container.sign(told, place.keys.signing)
     recipient = keys.recipient_of(Home(terminal.home).age_identity)
     sealed = envelope.seal_bytes(container.whole(signed), [recipient])
     (at.root / "shelves" / "clinic-a" / "out" / f"{batch}.{place.name}.replica").write_bytes(sealed)
@@ -261,6 +266,12 @@ def test_replicas_are_counted_when_their_store_is_trusted(
     assert "stored, 1 replica  " in terminal("status", "--files").out
     (shown,) = terminal("status", "--files", "--json").json["sources"]
     assert (shown["replicas"], shown["files"][0]["replicas"]) == ({"1": 1}, 1)
+
+    for damaged, holders in ((True, ["north"]), (False, ["north", "south"])):  # and whole again
+        put_replica(north, south, terminal, batch, damaged=damaged)
+        with north.serving():
+            assert terminal("sync").status == 0
+        assert receipted(terminal) == {batch: holders}
     assert terminal("receipts").out.count("north, south") == 1
     (item,) = terminal("receipts", "--json").json["receipts"]
     assert [(one["store"], one["verified"]) for one in item["replicas"]] == [("south", True)]

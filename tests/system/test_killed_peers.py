@@ -94,6 +94,11 @@ class Pair:
         """One round that nobody kills: the same at both, nothing missing, nothing twice."""
         self.log.write_text("")
         north = self.serve()
+        shelf = self.north.layout.inbound(self.homes[self.north.name].card.facility)
+        until = time.monotonic() + 100
+        while list(shelf.glob("*.batch")):  # only what it took in is promised
+            assert time.monotonic() < until, self.log.read_text()[-3000:]
+            time.sleep(0.05)
         status = self.replicate(patience=60).wait()
         north.kill()
         north.wait()
