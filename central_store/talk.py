@@ -348,7 +348,7 @@ class Talk:
 
     def _settle(self, peer: Peer, state: _State) -> None:
         """Nothing of the peer's log is missing here: remember that, and tell it."""
-        if state.wanted or state.coming:
+        if state.wanted or state.coming or not state.began:  # before the first look nothing is known
             return
         size = self._mirror(peer).range().size
         if not state.refused and self._settled(peer) != size:

@@ -95,8 +95,9 @@ def identities(folder: Path) -> Iterator[bytes]:
             value = getattr(raw, "value", None)
             value = value if isinstance(value, bytes) else str(value or "").encode()
             value = value.strip(b"\0 ")
-            # Shorter ones, and numbers like 000000 or 123456, stand in any bytes by chance.
-            if len(value) >= (8 if value.isdigit() else 6) and len(set(value)) > 2:
+            # Shorter ones, and numbers like 000000 or 12345678, stand in any bytes, or tables of all bytes.
+            told = len(set(value)) > 2 and value not in b"0123456789"
+            if told and len(value) >= (8 if value.isdigit() else 6):
                 yield value
 
 

@@ -169,7 +169,7 @@ def _round(store: Store, found: list[Peer], patience: float, *, as_json: bool) -
     if broken:
         text += f"\n{broken:,} batches here are damaged or missing"
     show(as_json, {"level": level, "broken": broken, "peers": [asdict(line) for line in lines]}, text)
-    if not level or broken:
+    if not level or broken or any(line.behind or line.missing for line in lines):
         raise printed(Incomplete("not everything is replicated"))
 
 

@@ -498,3 +498,23 @@ def test_a_notice_of_a_peer_takes_the_replica_back_until_the_batch_is_whole(
     rounds([a, b])
     assert b.held() == {batch}
     assert isinstance(reply(a, clinic, name, b), messages.Receipt), "whole again"
+
+
+def test_what_arrived_before_the_first_look_after_a_start_settles_nothing(
+    pair: tuple[Node, Node, Facility],
+) -> None:
+    a, b, clinic = pair
+    for number in range(2):
+        a.upload(clinic, clinic.batch([row(number)], a.store.card()))
+    out = a.layout.outbound(b.name)
+    while len(sent := sorted(out.glob("*.batch"))) < 2:
+        a.step()
+        b.step()
+        if len(list(out.glob("*.batch"))) < 2:
+            carry(a, b)
+    sent[0].rename(b.layout.inbound(a.name) / sent[0].name)
+    sent[1].unlink()
+    b.close()
+    b.open()
+    rounds([a, b])
+    assert len(b.held()) == 2
