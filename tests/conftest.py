@@ -13,8 +13,12 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 SEED = 20261124
+
+settings.register_profile("any machine", deadline=None)  # a time limit for one example says how busy it is
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,7 @@ import io
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from schemas import container, keys, messages, ustar
+from schemas import audit_messages, container, keys, messages, peer_messages, ustar
 from schemas.errors import FormatError, SealError
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -132,5 +132,6 @@ def test_a_signature_for_another_purpose_is_refused():
 
 def test_every_message_that_travels_has_a_file_name():
     others = {messages.FacilityCard, messages.StoreCard, messages.Capsule}  # cards, and in an object
+    others |= {audit_messages.Checkpoint, peer_messages.Change}  # within an answer
     travelling = set(messages.Message.__subclasses__()) - others
     assert set(container.MESSAGE_FILES) == travelling
