@@ -110,7 +110,7 @@ def distinct(states: Iterator[State]) -> Iterator[State]:
             yield state
 
 
-@pytest.mark.campaign("faults", small=2, large=1_000_000)
+@pytest.mark.campaign("faults", small=1, large=1_000_000)
 @pytest.mark.parametrize("kind", SCENES)
 def test_a_power_cut_at_any_moment(
     place: Place, tmp_path: Path, kind: str, campaign_size: int, campaign_seed: int

@@ -39,6 +39,7 @@ def values(tmp_path_factory) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.campaign("bench", only=True)
 def test_every_installed_tool_is_measured_both_ways(values):
     (slices,) = values["sets"]
     assert (slices["files"], slices["stored"]) == (3, 3)
@@ -66,6 +67,7 @@ def test_every_installed_tool_is_measured_both_ways(values):
             assert row["server_peak"] > 10_000_000
 
 
+@pytest.mark.campaign("bench", only=True)
 def test_the_page_takes_the_tables_between_its_marks(values):
     text = table.markdown(values)
     page = (ROOT / "docs" / "performance.md").read_text()
