@@ -50,11 +50,11 @@ def all_is_well(site: Site, source: Path, out: Path) -> None:
         assert receipt.with_name(receipt.name + ".sig").exists()
 
 
-@pytest.mark.campaign("faults", small=2, large=100)
+@pytest.mark.campaign("faults", large=100, only=True)
 def test_a_round_killed_at_any_moment_is_finished_by_the_next(
     site, source, tmp_path, campaign_size, campaign_seed
 ):
-    """As a user starts it, imports included; thousands of moments are in `test_killed.py`."""
+    """As a user starts it, imports included; more moments, and those of the default run: `test_killed.py`."""
     a = site.terminals["clinic-a"]
     rng = random.Random(campaign_seed)
     with site.serving():
@@ -75,7 +75,7 @@ def test_a_round_killed_at_any_moment_is_finished_by_the_next(
         all_is_well(site, source, tmp_path / "out")
 
 
-@pytest.mark.campaign("faults", small=1, large=50)
+@pytest.mark.campaign("faults", large=50, only=True)
 def test_a_store_killed_at_any_moment_loses_nothing_it_gave_a_receipt_for(
     site, source, tmp_path, campaign_size, campaign_seed
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -35,7 +36,7 @@ def test_answers_are_the_same_with_the_line_down(full_site, cut_off, words):
     offline = cut_off("query", "--offline", *words, "--format", "json")
     assert offline.status == 0, offline.err
     assert offline.out == online.out and "FAMILY2^GIVEN2" in offline.out
-    assert "Offline: what central had at 20" in offline.err and "less than two minutes ago." in offline.err
+    assert re.search(r"Offline: what central had at 20.*, .*minutes ago\.", offline.err)
 
 
 def test_programs_hear_how_old_an_answer_is(cut_off):
