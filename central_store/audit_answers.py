@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from central_store import audit, audit_conditions, audit_segments
 from central_store.audit_events import Event
 from central_store.settings import Store
+from schemas import answer_table
 from schemas.audit_messages import AuditAnswer, AuditRequest
 from schemas.messages import canonical, rfc3339
 from schemas.names import FacilityName
@@ -39,7 +40,7 @@ def answer(store: Store, request: AuditRequest, now: datetime) -> tuple[AuditAns
     """The answer and its table, with the columns of a segment but for `previous`."""
     found, more = _page(store, request)
     table = pa.Table.from_pylist(found, audit_segments.SCHEMA).drop_columns(["previous"])
-    data = audit_segments.to_parquet(table)
+    data = answer_table.to_parquet(table)
     checkpoint = audit.newest(store.layout)
     message = AuditAnswer(
         store=store.name,

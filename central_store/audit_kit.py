@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from central_store import audit, audit_answers, audit_segments, batches, checks, facilities
 from central_store.layout import Layout
 from central_store.settings import Store
+from schemas import answer_table
 from schemas.errors import SettingsError
 from schemas.names import FacilityName
 
@@ -165,7 +166,7 @@ def _log(layout: Layout, folder: Path, choice: Choice, made: Kit) -> None:
         elif ends and choice.facility is not None:
             table, withheld = _own(table, choice.facility)
             made.withheld += withheld
-            (target / source.name).write_bytes(audit_segments.to_parquet(table))
+            (target / source.name).write_bytes(answer_table.to_parquet(table))
         made.events += table.num_rows if ends else 0
 
 
@@ -212,7 +213,7 @@ def _checks(layout: Layout, folder: Path, choice: Choice) -> None:
             if choice.facility in (None, values["facility"]) and choice.within(values["finished"]):
                 rows.append(values)
     table = pa.Table.from_pylist(rows, checks.SCHEMA)
-    (folder / "checks" / "checks.parquet").write_bytes(audit_segments.to_parquet(table))
+    (folder / "checks" / "checks.parquet").write_bytes(answer_table.to_parquet(table))
 
 
 def _digest(path: Path) -> str:

@@ -33,7 +33,7 @@ from central_store import audit
 from central_store.audit_events import Event
 from central_store.layout import Layout
 from central_store.settings import Store
-from schemas import container
+from schemas import answer_table, container
 from schemas.audit_messages import Checkpoint
 from schemas.errors import Damaged, FormatError
 from schemas.messages import rfc3339
@@ -122,15 +122,7 @@ def parquet(events: Sequence[Event]) -> bytes:
         "time": [datetime.fromisoformat(event.time) for event in events],
         **{name: [getattr(event, name) for event in events] for name in _TEXTS},
     }
-    return to_parquet(pa.table(rows, SCHEMA))
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as Parquet."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    found: bytes = sink.getvalue().to_pybytes()
-    return found
+    return answer_table.to_parquet(pa.table(rows, SCHEMA))
 
 
 def table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:

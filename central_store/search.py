@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from central_store import quick
 from central_store.catalog import Catalog
 from central_store.quick import Found
 from central_store.replies import Refused
-from schemas import query
+from schemas import answer_table, query
 from schemas.container import MAX_TABLE
 from schemas.messages import HeldAnswer, HeldRequest, SearchAnswer, SearchRequest, rfc3339
 from schemas.names import FacilityName
@@ -81,11 +80,8 @@ def _found(catalog: Catalog, built: Query, request: SearchRequest) -> Found:
 
 
 def _parquet(rows: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
     few = rows.nbytes < _SMALL  # then the work would cost more than the bytes
-    pq.write_table(rows, sink, compression="none" if few else "zstd", use_dictionary=not few)
-    found: bytes = sink.getvalue().to_pybytes()
-    return found
+    return answer_table.to_parquet(rows, compress=not few)
 
 
 def held(catalog: Catalog, store: FacilityName, request: HeldRequest, now: datetime) -> HeldAnswer:

@@ -36,10 +36,11 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from central_store import sql_rules
 from central_store.refused import Refused
+from schemas import answer_table
+from schemas.errors import FormatError
 from schemas.messages import MAX_SQL
 from schemas.views import VIEWS
 
@@ -198,22 +199,14 @@ def _result(reader: pa.RecordBatchReader, most_rows: int, most_bytes: int) -> tu
         if size > 4 * most_bytes:  # Parquet is smaller; this bounds what is held before it is made
             raise Refused("too-large", "the rows are more than one answer holds: name fewer columns")
         batches.append(batch)
-    sink = pa.BufferOutputStream()
     try:
-        pq.write_table(pa.Table.from_batches(batches, _schema(reader.schema)), sink, compression="zstd")
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):
-        # Every way in which Arrow says that Parquet has no such type; what it says may hold values of rows.
-        raise Refused("sql-refused", "a column has a type an answer cannot hold: cast it") from None
-    made: bytes = sink.getvalue().to_pybytes()
+        answer_table.distinct(reader.schema.names)
+        made = answer_table.to_parquet(pa.Table.from_batches(batches, reader.schema))
+    except FormatError as error:
+        raise Refused("sql-refused", str(error)) from None
     if len(made) > most_bytes:
         raise Refused("too-large", "the rows are more than one answer holds: name fewer columns")
     return rows, made
-
-
-def _schema(schema: pa.Schema) -> pa.Schema:
-    if len(set(schema.names)) != len(schema.names):
-        raise Refused("sql-refused", "two columns of the result have the same name: give them others with AS")
-    return schema
 
 
 def _with_place(connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Error) -> duckdb.Error:

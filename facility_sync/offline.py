@@ -23,13 +23,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from facility_sync import kept_rows
 from facility_sync.home import Home
 from facility_sync.kept_rows import BROKEN, CONFIG, KeptRows, State
-from schemas import columns, names, query, views
+from schemas import answer_table, columns, names, query, views
 from schemas.errors import AccessDenied, FormatError, SettingsError
 from schemas.messages import Message, SearchAnswer, SearchRequest, SqlAnswer, SqlRequest
 from schemas.names import FacilityName
@@ -164,7 +162,7 @@ class OfflineDesk:
             matches, instances, size = connection.execute(built.counts, parameters).fetchall()[0]
             if not request.count_only:
                 rows = connection.sql(built.rows, params=parameters).to_arrow_table().cast(built.schema)
-                table, returned = _parquet(rows), rows.num_rows
+                table, returned = answer_table.to_parquet(rows), rows.num_rows
         except BROKEN as error:
             raise self._kept.broken(owners) from error
         answer = SearchAnswer(
@@ -192,16 +190,15 @@ class OfflineDesk:
             rows = connection.sql(request.sql)
             if rows is None:
                 raise AccessDenied("this is not one SELECT")
-            if len(set(rows.columns)) != len(rows.columns):
-                raise AccessDenied("two columns of the result have the same name: give them others with AS")
+            answer_table.distinct(rows.columns)
             found = rows.to_arrow_table()
-            table = _parquet(found)
+            table = answer_table.to_parquet(found)
         except BROKEN as error:
             raise self._kept.broken(owners) from error
         except duckdb.Error as error:  # our own rows, and our own words: they may be shown
             raise AccessDenied(f"this SQL cannot run here: {str(error).splitlines()[0]}") from error
-        except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise AccessDenied("a column has a type an answer cannot hold: cast it") from error
+        except FormatError as error:
+            raise AccessDenied(str(error)) from error
         answer = SqlAnswer(
             store=names.facility_name(self._state.store),
             request=request.id,
@@ -234,10 +231,3 @@ def _views(owners: Sequence[FacilityName], *, each: bool) -> list[str]:
         )
         made["conflicts"].append(f"SELECT '{owner}' AS facility, sop_instance_uid FROM f{number}.conflicts")
     return [f"CREATE VIEW {name} AS {' UNION ALL '.join(parts)}" for name, parts in made.items()]
-
-
-def _parquet(rows: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
-    found: bytes = sink.getvalue().to_pybytes()
-    return found

@@ -122,13 +122,9 @@ def _identity(reader: Any, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parquet(table: Any) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from schemas import answer_table
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    found: bytes = sink.getvalue().to_pybytes()
-    return found
+    return answer_table.to_parquet(table)
 
 
 _THINGS = {"study": ("study", "studies"), "series": ("series", "series"), "instance": ("image", "images")}
