@@ -1,6 +1,8 @@
 """What searches and adding cost at several sizes of the archive; see `docs/performance.md`.
 
 Server time: from a request to the bytes of its answer, as the service does it, without Argon2 and sealing.
+
+Over 400 lines: the questions, who else is asked them, and the table of both belong to one run.
 """
 
 from __future__ import annotations
