@@ -3,11 +3,12 @@
     shelves/<peer>/out  ->  in/ at the peer         shelves/<peer>/in  <-  out/ at the peer
 
 Guarantees: a file is removed where it came from only after it is whole and lasting where it went; messages
-go before batches; an upload that broke is gone on with. Batches travel from `replicate_from_hour` until
-`replicate_to_hour`, at `replicate_kib_s` at most. Nothing of a file is read here: it is sealed.
+go before batches; a batch that broke off, either way, is gone on with. Batches travel from
+`replicate_from_hour` until `replicate_to_hour`, at `replicate_kib_s` at most. Nothing of a file is read here:
+it is sealed.
 
 Leaves to others: what the files say (`central_store.talk`), which process this runs in
-(`central_store.carrying`).
+(`central_store.carrying`), going on with what broke off (`central_store.carry_part`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import time
 import zlib
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import BinaryIO
 
-from central_store import lock
+from central_store import carry_part, lock
+from central_store.carry_part import Download, Mark
 from central_store.peers import Peer
 from central_store.settings import Settings, Store
 from schemas.errors import AccessDenied, Busy, FormatError, HostKeyError, SyncError
@@ -76,25 +77,6 @@ def open_hours(settings: Settings, now: datetime) -> bool:
     return now.hour >= begin or now.hour < end
 
 
-class _Mark:
-    """How much of one upload is at the peer."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> int:
-        try:
-            return int(self._path.read_bytes())
-        except (FileNotFoundError, ValueError):
-            return 0
-
-    def save(self, offset: int) -> None:
-        if offset:
-            durable.publish(self._path, str(offset).encode("ascii"), replace=True, lasting=False)
-        else:
-            self._path.unlink(missing_ok=True)
-
-
 class Stream:
     """One of the connections to one peer.
 
@@ -113,6 +95,7 @@ class Stream:
         self._rate = rate or Rate(store.settings.replicate_kib_s * 1024)
         layout = store.layout
         self._in, self._out = FolderShelf(layout.inbound(peer.name)), FolderShelf(layout.outbound(peer.name))
+        self._marks = layout.peer(peer.name)
         self.carried = 0
 
     def dial(self) -> SftpSession:
@@ -161,8 +144,12 @@ class Stream:
         for name in self._share(self._out.names(), bulk=bulk):
             self._up(ours, name)
             moved += 1
-        for name in self._share(theirs.names(), bulk=bulk):
+        offered = theirs.names()
+        for name in self._share(offered, bulk=bulk):
             moved += self._down(theirs, name)
+        for name in carry_part.begun(self._marks):
+            if self._is_mine(name) and name not in offered:
+                Download(name, self._marks).forget()
         self.carried += moved
         return moved
 
@@ -170,15 +157,16 @@ class Stream:
         mine = [
             name
             for name in found
-            if name.kind in ("request", "batch")
-            and (bulk or name.kind != "batch")
-            and zlib.crc32(name.id.encode()) % self._of == self._number
+            if name.kind in ("request", "batch") and (bulk or name.kind != "batch") and self._is_mine(name)
         ]
         return sorted(mine, key=lambda name: (name.kind == "batch", name))
 
+    def _is_mine(self, name: ShelfName) -> bool:
+        return zlib.crc32(name.id.encode()) % self._of == self._number
+
     def _up(self, shelf: sftp.SftpShelf, name: ShelfName) -> None:
-        path, marks = self._out.path(name), self._store.layout.peer(self._peer.name)
-        mark = _Mark(marks / f"{name}.mark") if name.kind == "batch" else None
+        path = self._out.path(name)
+        mark = Mark(self._marks / f"{name}.mark") if name.kind == "batch" else None
         try:
             with path.open("rb") as source:
                 size = source.seek(0, 2)
@@ -189,13 +177,16 @@ class Stream:
         self._out.remove(name)
 
     def _down(self, shelf: sftp.SftpShelf, name: ShelfName) -> int:
-        limit = self._store.settings.file_mib << 20
+        limit, final = self._store.settings.file_mib << 20, self._in.path(name)
 
         def write(sink: BinaryIO) -> None:
             shelf.get(name, sink, limit, self._rate)
 
         try:
-            durable.publish(self._in.path(name), write, replace=True)
+            if name.kind == "batch":
+                Download(name, self._marks).bring(shelf, final, limit, self._rate)
+            else:
+                durable.publish(final, write, replace=True)
         except Absent:
             return 0
         except FormatError as error:

@@ -26,7 +26,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 from facility_sync import receipts
 from facility_sync.home import Home
-from facility_sync.patience import Patience, persist
+from facility_sync.patience import Patience, next_look, persist
 from schemas import container, envelope, messages, names, ustar
 from schemas.errors import (
     AccessDenied,
@@ -49,7 +49,7 @@ SMALL = 64 * 1024 * 1024
 LARGEST = container.MAX_TABLE + messages.MAX_BYTES + 64 * 1024
 """Largest answer with manifests, opened, in bytes: its message and one manifest of the largest size."""
 _REACH = 5.0  # seconds to wait for a store's first answer when there are others
-_FIRST_LOOK, _SLOWEST_LOOK = 0.004, 0.1  # seconds between looks for an answer: quick at first, then patient
+_FIRST_LOOK = 0.004  # seconds: what the quickest answers take
 
 
 class Replica(NamedTuple):
@@ -143,7 +143,7 @@ class Desk:
             OutcomeUnknown: no answer came in time.
         """
         answer, refusal = names.ShelfName(identifier, "answer"), names.ShelfName(identifier, "refusal")
-        started, pause = time.monotonic(), _FIRST_LOOK
+        started = time.monotonic()
         while True:
             if self._out.try_get(answer, sink, limit, progress):
                 self._out.remove(answer)
@@ -155,13 +155,13 @@ class Desk:
                 if message.subject != identifier:
                     raise SealError("the store's refusal names another request")
                 raise AccessDenied(message.explanation, hint=_REFUSED.get(message.reason, ""))
-            if time.monotonic() - started > seconds:
+            waited = time.monotonic() - started
+            if waited > seconds:
                 raise OutcomeUnknown(
                     f"the store has not answered within {seconds:.0f} seconds",
                     hint="Is its service running (`fstore serve` or `fstore ingest`)? Then ask again.",
                 )
-            time.sleep(pause)
-            pause = min(pause * 1.2, _SLOWEST_LOOK)
+            time.sleep(next_look(waited, _FIRST_LOOK))
 
     def converse(
         self, request: messages.Message, identifier: names.RequestId, kind: type[_M], *, seconds: float

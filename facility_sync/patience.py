@@ -1,4 +1,4 @@
-"""How long and how often a broken road is tried again.
+"""How long and how often a broken road is tried again, and how often one looks for an answer.
 
 Guarantees: bounded in time and in number; pauses grow, and differ between terminals by the jitter that is
 passed in, so that a store that comes back is not met by all of them at once. Never tried again: a server that
@@ -19,6 +19,7 @@ from schemas.transit.dial import TurnedAway
 from schemas.transit.pump import Lost
 
 _T = TypeVar("_T")
+_LONGEST_LOOK = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,19 @@ class Patience:
         """Seconds to wait after so many failures: half of it certain, half by jitter."""
         whole = min(self.most, self.first * 2.0 ** min(failures - 1, 30))
         return whole * (0.5 + self.jitter() / 2)
+
+
+def next_look(waited: float, least: float) -> float:
+    """Seconds until the next look for an answer: a fifth of the wait so far, at most two.
+
+    So an answer is seen soon after it came, measured by how long it took, and many terminals that wait for a
+    busy store do not keep it busy with looking.
+
+    Args:
+        waited: seconds since the question, or the last news.
+        least: seconds of the shortest pause.
+    """
+    return min(max(least, waited / 5), _LONGEST_LOOK)
 
 
 def persist(

@@ -41,6 +41,7 @@ from facility_sync.courier import outbox_path, take_news
 from facility_sync.home import Home
 from facility_sync.identity.objects import PROTECTED
 from facility_sync.ledger import Entry, Ledger, LedgerFailure
+from facility_sync.patience import next_look
 from facility_sync.reasons import TRANSIENT
 from facility_sync.report import Line, Report
 from facility_sync.road import Road
@@ -52,6 +53,7 @@ from schemas.names import PART_SUFFIX
 from schemas.transit import durable
 
 _AHEAD = 4  # batches sealed but not sent, beside those being worked on: bounds the disk a round needs
+_FIRST_LOOK = 0.02  # seconds: looking costs both sides a listing
 _NEWS_EVERY = 0.25  # seconds between looks at the shelf while there is other work
 
 
@@ -353,21 +355,20 @@ class Round:
     def _await_receipts(self) -> None:
         """Look for receipts until all came or none came for as long as the settings say."""
         patience = self.home.settings.receipt_wait_seconds
-        last, pause = time.monotonic(), 0.01
+        last = time.monotonic()
         while self._sending or self.ledger.batches("sent"):
             if self._sending:  # again: the store changed meanwhile
                 self._turn()
                 last = time.monotonic()
             elif self._news():
-                last, pause = time.monotonic(), 0.01
-            elif time.monotonic() - last > patience:
+                last = time.monotonic()
+            elif (waited := time.monotonic() - last) > patience:
                 raise TransitError(
                     f"no receipt came for {patience} seconds",
                     hint="What was sent stays in the outbox until its receipt comes; run `fsync sync` later.",
                 )
             else:
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.2)
+                time.sleep(next_look(waited, _FIRST_LOOK))
 
 
 @contextmanager

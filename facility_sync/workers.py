@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -84,9 +85,12 @@ def _begin(parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
-    def leave_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)  # it holds the lock of the round, and the next one waits for that
+    def leave_with_parent() -> None:  # it holds the lock of the round, and the next one waits for that
+        with suppress(ProcessLookupError):
+            watched = select.poll()
+            watched.register(os.pidfd_open(parent), select.POLLIN)
+            if os.getppid() == parent:  # or the number is another process's by now
+                watched.poll()
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()

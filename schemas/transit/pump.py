@@ -199,21 +199,30 @@ class Pump:
             raise TransitError("a file arrived with another size than was sent")
 
     def read_file(
-        self, handle: bytes, size: int, sink: BinaryIO, progress: Progress | None, first: int, asked: int
+        self,
+        handle: bytes,
+        size: int,
+        sink: BinaryIO,
+        progress: Progress | None,
+        *,
+        start: int = 0,
+        first: int | None = None,
     ) -> None:
-        """Read `size` bytes from 0 on into `sink`.
+        """Read a file from `start` to its `size` into `sink`.
 
         Args:
             handle: of an open file.
-            size: bytes; all of them must come.
+            size: bytes of the whole file; all of them must come.
             sink: written to in order.
             progress: told about bytes received.
-            first: number of a READ at 0 that is on its way.
-            asked: bytes that READ asked for.
+            start: where to begin.
+            first: number of a READ of `SAFE_DATA` bytes at `start` that is on its way.
         """
-        waiting: deque[tuple[int, int, int]] = deque([(first, 0, min(asked, size))])
-        piece, requested = (asked if size <= asked else self._sizes(size)[0]), min(asked, size)
-        at = 0
+        waiting, requested, at = deque[tuple[int, int, int]](), start, start
+        if first is not None:
+            requested = min(start + p.SAFE_DATA, size)
+            waiting.append((first, start, requested - start))
+        piece = self._sizes(size)[0] if requested < size else p.SAFE_DATA
         try:
             while at < size:
                 while requested < size and requested - at < IN_FLIGHT:

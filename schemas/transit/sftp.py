@@ -8,7 +8,8 @@ An interrupted put leaves a `.part`. With a `Mark` it is gone on with, at the la
 confirmed an fsync after every WRITE before it, and only if the part begins as our file does and has our bytes
 before that offset (`_HEAD`, `_WINDOW`: a sealed file begins with a random key of its own, so another file or
 another sealing of the same batch differs there). A size alone proves nothing: after a power cut a file may be
-long and empty. Without a mark, without fsync, or when anything differs, the put begins again.
+long and empty. Without a mark, without fsync, or when anything differs, the put begins again. A part of a
+file that is brought here is gone on with in the same way (`get_rest`); its owner knows what of it is lasting.
 
 Leaves to others: proof. A reply over SFTP is not a receipt; only the store's signed one lets a terminal
 forget its copy. One thread per session; sessions in several threads do not disturb each other.
@@ -16,8 +17,8 @@ forget its copy. One thread per session; sessions in several threads do not dist
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import BinaryIO, Literal, Protocol
 
@@ -190,9 +191,7 @@ class SftpShelf:
         try:
             found = pump.attributes(pump.request(p.FSTAT, p.string(handle)), "look at a file")
             ours = found.regular and found.size is not None and begun <= found.size <= size
-            for at, length in ((0, min(_HEAD, begun)), (max(0, begun - _WINDOW), min(_WINDOW, begun))):
-                source.seek(at)
-                ours = ours and pump.read_window(handle, at, length) == read_piece(source, length)
+            ours = ours and self._alike(handle, source, begun)
         except Lost:
             raise
         except (TransitError, AccessDenied, Damaged):
@@ -238,26 +237,71 @@ class SftpShelf:
     def get(self, name: ShelfName, sink: BinaryIO, limit: int, progress: Progress | None = None) -> int:
         """See `Shelf.get`; a small file costs two round trips."""
         pump = self._session.pump
-        handle = pump.handle(
-            pump.request(p.OPEN, p.string(self._path(name)), p.u32(p.FLAG_READ), p.NO_ATTRIBUTES),
-            "open a file",
-        )
-        try:
+        with self._opened(name) as handle:
             looked = pump.request(p.FSTAT, p.string(handle))
             first = pump.request(p.READ, p.string(handle), p.u64(0), p.u32(p.SAFE_DATA))
             try:
-                found = pump.attributes(looked, "look at a file")
-                if found.size is None or not found.regular:
-                    raise FormatError("what lies on the shelf is not a file")
-                check_limit(found.size, limit)
+                size = self._size_within(looked, limit)
             except BaseException:
                 pump.forget(first)
                 raise
-            pump.read_file(handle, found.size, sink, progress, first, p.SAFE_DATA)
-            return found.size
+            pump.read_file(handle, size, sink, progress, first=first)
+            return size
+
+    def get_rest(
+        self, name: ShelfName, part: BinaryIO, begun: int, limit: int, progress: Progress | None = None
+    ) -> int | None:
+        """Get what is missing of a file.
+
+        Args:
+            name: its name.
+            part: can be read, written and positioned; its first `begun` bytes are of an earlier try. It
+                is written from there on, if they prove to be this file's as for `put`.
+            begun: how many, at least 1.
+            limit: as for `get`.
+            progress: told about bytes received.
+
+        Returns:
+            The size of the file; None if the part is not of this file: nothing was written.
+
+        Raises:
+            As `get`.
+        """
+        pump = self._session.pump
+        with self._opened(name) as handle:
+            size = self._size_within(pump.request(p.FSTAT, p.string(handle)), limit)
+            if begun > size or not self._alike(handle, part, begun):
+                return None
+            part.seek(begun)
+            pump.read_file(handle, size, part, progress, start=begun)
+            return size
+
+    @contextmanager
+    def _opened(self, name: ShelfName) -> Iterator[bytes]:
+        """A handle to read a file."""
+        pump = self._session.pump
+        asked = p.string(self._path(name)), p.u32(p.FLAG_READ), p.NO_ATTRIBUTES
+        handle = pump.handle(pump.request(p.OPEN, *asked), "open a file")
+        try:
+            yield handle
         finally:
             with suppress(Lost):
                 pump.close(handle)
+
+    def _size_within(self, looked: int, limit: int) -> int:
+        found = self._session.pump.attributes(looked, "look at a file")
+        if found.size is None or not found.regular:
+            raise FormatError("what lies on the shelf is not a file")
+        check_limit(found.size, limit)
+        return found.size
+
+    def _alike(self, handle: bytes, ours: BinaryIO, begun: int) -> bool:
+        """Whether the first `begun` bytes on both sides are of one file, as far as its ends show."""
+        for at, length in ((0, min(_HEAD, begun)), (max(0, begun - _WINDOW), min(_WINDOW, begun))):
+            ours.seek(at)
+            if self._session.pump.read_window(handle, at, length) != read_piece(ours, length):
+                return False
+        return True
 
     def try_get(self, name: ShelfName, sink: BinaryIO, limit: int, progress: Progress | None = None) -> bool:
         """See `Shelf.try_get`; one round trip when there is nothing."""

@@ -1,4 +1,4 @@
-"""An upload that broke is gone on with only where the server's bytes are proved to be ours.
+"""A transfer that broke is gone on with only where the bytes of both sides are proved to be of one file.
 
 The same against the store's own server, a server without extensions, and OpenSSH.
 """
@@ -15,10 +15,13 @@ from typing import NamedTuple
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from central_store import carry_part
+from central_store.carry_part import Download
 from schemas import keys
-from schemas.errors import TransitError
+from schemas.errors import FormatError, TransitError
 from schemas.names import ShelfName
 from schemas.transit import pump, sftp
+from schemas.transit.shelf import Absent
 from tests.kit import servers
 
 BATCH = ShelfName("a" * 64, "batch")
@@ -108,7 +111,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def road(server: Road, monkeypatch: pytest.MonkeyPatch) -> Road:
     monkeypatch.setattr(pump, "CHECKPOINT", STEP)
     monkeypatch.setattr(pump, "CHECKPOINT_SECONDS", 0)
-    for path in (server.folder / "in").glob("*"):
+    for path in (*(server.folder / "in").glob("*"), *(server.folder / "out").glob("*")):
         path.unlink()
     return server
 
@@ -217,3 +220,97 @@ def test_it_may_break_again_and_again(road: Road) -> None:
     assert began >= 2 * STEP  # what was confirmed stays confirmed
     assert road.put(data, mark) == SIZE - began
     assert road.final.read_bytes() == data
+
+
+# -- bringing a file here -----------------------------------------------------------------------------
+
+
+class Offered:
+    """A batch on the peer's shelf, and what is here of it."""
+
+    def __init__(self, road: Road, folder: Path) -> None:
+        self.road, self.data = road, os.urandom(SIZE)
+        self.marks, self.final = folder / "marks", folder / "here.batch"
+        self.marks.mkdir()
+        self.offer(self.data)
+
+    @property
+    def part(self) -> Path:
+        return self.marks / f"{BATCH}.part"
+
+    def offer(self, data: bytes) -> None:
+        self.data = data
+        path = self.road.folder / "out" / str(BATCH)
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+
+    def bring(self, then: Callable[[sftp.SftpSession, int], None] = lambda *_: None) -> int:
+        """Bring it in a fresh session; returns the bytes that travelled."""
+        moved: list[int] = []
+        with self.road.call() as session:
+
+            def told(count: int) -> None:
+                moved.append(count)
+                then(session, sum(moved))
+
+            Download(BATCH, self.marks).bring(session.shelf("out"), self.final, SIZE, told)
+        return sum(moved)
+
+    def break_off(self) -> int:
+        """Bring it until the line breaks in the midst; returns how much of it is lasting."""
+
+        def hang_up(session: sftp.SftpSession, moved: int) -> None:
+            if moved > 3 * STEP:  # what has arrived by now would still be read
+                session._link.transport.close()
+                raise TransitError("the line broke")
+
+        with pytest.raises(TransitError):
+            self.bring(hang_up)
+        assert not self.final.exists()
+        kept = int((self.marks / f"{BATCH}.got").read_bytes())
+        assert STEP <= kept < SIZE
+        return kept
+
+
+@pytest.fixture
+def offered(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offered:
+    monkeypatch.setattr(carry_part, "STEP", STEP // 2)
+    return Offered(road, tmp_path)
+
+
+def test_a_broken_download_goes_on_where_it_is_lasting(offered: Offered) -> None:
+    kept = offered.break_off()
+    assert carry_part.begun(offered.marks) == [BATCH]
+    assert offered.bring() == SIZE - kept
+    assert offered.final.read_bytes() == offered.data
+    assert [*offered.marks.iterdir()] == []
+
+
+@pytest.mark.parametrize("spoil", [zero_tail, other_head, shorter, gone, one_bit])
+def test_a_part_that_is_not_proved_is_brought_again(
+    offered: Offered, spoil: Callable[[Path, Mark], None]
+) -> None:
+    spoil(offered.part, Mark(offered.break_off()))
+    assert offered.bring() == SIZE
+    assert offered.final.read_bytes() == offered.data
+
+
+@pytest.mark.parametrize("size", [SIZE, STEP // 4])
+def test_another_sealing_of_the_batch_is_brought_whole(offered: Offered, size: int) -> None:
+    offered.break_off()
+    offered.offer(os.urandom(size))
+    assert offered.bring() == size
+    assert offered.final.read_bytes() == offered.data
+    assert [*offered.marks.iterdir()] == []
+
+
+@pytest.mark.parametrize("larger", [True, False])
+def test_what_is_offered_no_more_or_too_large_leaves_nothing(offered: Offered, larger: bool) -> None:
+    offered.break_off()
+    offered.offer(bytes(SIZE + 1))
+    if not larger:
+        (offered.road.folder / "out" / str(BATCH)).unlink()
+    with pytest.raises(FormatError if larger else Absent):
+        offered.bring()
+    assert [*offered.marks.iterdir()] == []
+    assert not offered.final.exists()

@@ -32,9 +32,15 @@ class Done:
         return json.loads(self.out)
 
 
-def call(*words: str | Path, cwd: Path | None = None, stdin: str = "", **environment: str) -> Done:
-    """Run an installed command to its end."""
-    command = [str(BIN / words[0]), *map(str, words[1:])]
+def call(
+    *words: str | Path,
+    cwd: Path | None = None,
+    stdin: str = "",
+    through: tuple[str, ...] = (),
+    **environment: str,
+) -> Done:
+    """Run an installed command to its end, through another one that starts it if need be."""
+    command = [*through, str(BIN / words[0]), *map(str, words[1:])]
     done = subprocess.run(
         command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, timeout=110,
         env=os.environ | environment,
@@ -88,6 +94,8 @@ class Site:
 
     folder: Path
     terminals: dict[str, Terminal] = field(default_factory=dict)
+    through: tuple[str, ...] = ()
+    """What starts `fstore`: `ip netns exec …`."""
 
     @property
     def root(self) -> Path:
@@ -101,7 +109,7 @@ class Site:
 
     def store(self, *words: str | Path) -> Done:
         """Run `fstore` with this root."""
-        return call("fstore", "--root", self.root, *words, cwd=self.folder)
+        return call("fstore", "--root", self.root, *words, cwd=self.folder, through=self.through)
 
     def terminal(self, name: str, *sources: Path, offline: bool = False) -> Terminal:
         """Make a terminal, enrol it, and give it sources and an account; without rows for offline questions.
@@ -136,7 +144,7 @@ class Site:
         log = self.folder / "serve.log"
         with log.open("w") as sink:
             process = subprocess.Popen(
-                [str(BIN / "fstore"), "--root", str(self.root), "serve", *words],
+                [*self.through, str(BIN / "fstore"), "--root", str(self.root), "serve", *words],
                 stdout=sink, stderr=subprocess.STDOUT, text=True, cwd=self.folder,
             )  # fmt: skip
         until = time.monotonic() + 30
