@@ -4,8 +4,8 @@ Three crews: for batches to verify, for containers to make, for SQL. Facilities 
 shelf does not hold up the others; of one facility, batches go in the order in which they came, and SQL
 statements one at a time. What a person fetches goes before what a peer copies.
 
-Guarantees: what waits or is in work is not taken a second time; `next` gives finished work one at a time, and
-lets a bell go first, but not twice in a row.
+Guarantees: what waits or is in work is not taken a second time; `next` gives finished work one at a time, as
+it ended, whichever crew did it, and lets a bell go first, but not twice in a row.
 
 Leaves to others: what the work is (`central_store.crew`), what follows from its end
 (`central_store.service`).
@@ -71,6 +71,7 @@ class Jobs:
         self._crew = Crew(store.layout.root, store.settings.workers)
         self._packers = Crew(store.layout.root, 1)
         self._askers = Crew(store.layout.root, store.settings.sql_workers)
+        self._ended = deque[Worker]()  # in the order in which it was noticed
         self._gave_way = False
 
     def close(self) -> None:
@@ -123,12 +124,14 @@ class Jobs:
         self._give_out()
         pipes = {worker.pipe: worker for worker in self._busy()}
         ready = wait([*bells, *pipes], None if seconds is None else max(0.0, seconds))
-        finished = [pipes[pipe] for pipe in ready if pipe in pipes]
+        self._ended += [
+            worker for pipe, worker in pipes.items() if pipe in ready and worker not in self._ended
+        ]
         rung = any(bell in ready for bell in bells)
-        if finished and (not rung or self._gave_way):  # the bell first: requests wait for nobody
+        if self._ended and (not rung or self._gave_way):  # the bell first: requests wait for nobody
             self._gave_way = False
-            return finished[0]
-        self._gave_way = bool(finished)  # once; then the finished one has its turn
+            return self._ended.popleft()
+        self._gave_way = bool(self._ended)  # once; then the finished one has its turn
         return None
 
     def _busy(self) -> list[Worker]:
