@@ -11,9 +11,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import click
 
@@ -28,7 +29,21 @@ if TYPE_CHECKING:  # imported when a command runs: `fsync --help` needs no conne
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-pass_home = click.make_pass_decorator(Home)
+pass_any_home = click.make_pass_decorator(Home)
+"""For commands that make one."""
+
+
+def pass_home(command: _F) -> _F:
+    """Give a command the terminal's home, as its first argument, if there is a terminal."""
+
+    @wraps(command)
+    def checked(home: Home, *args: Any, **values: Any) -> Any:
+        home.settings  # noqa: B018  # read now: whatever else is missing, this is what to say
+        return command(home, *args, **values)
+
+    return cast(_F, pass_any_home(checked))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")
 
 

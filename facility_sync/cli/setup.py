@@ -9,7 +9,7 @@ from typing import BinaryIO
 import click
 
 from facility_sync import output
-from facility_sync.cli.common import json_option, now_text, pass_home, say_losing_is_final
+from facility_sync.cli.common import json_option, now_text, pass_any_home, pass_home, say_losing_is_final
 from facility_sync.home import Home
 from facility_sync.settings import absolute_source
 from schemas import keys
@@ -22,7 +22,7 @@ from schemas.messages import StoreCard
     "--facility", required=True, metavar="NAME", help="Letters, digits, - or _; the login name too."
 )
 @json_option
-@pass_home
+@pass_any_home
 def init(home: Home, facility: str, as_json: bool) -> None:
     """Make this terminal's keys, its own domain, and its public card.
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.kit import forks
+
 BIN = Path(sys.executable).parent
 PASSWORD = "correct horse battery"
 
@@ -39,14 +41,20 @@ def call(
     through: tuple[str, ...] = (),
     **environment: str,
 ) -> Done:
-    """Run an installed command to its end, through another one that starts it if need be."""
-    command = [*through, str(BIN / words[0]), *map(str, words[1:])]
-    done = subprocess.run(
-        command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, timeout=110,
-        env=os.environ | environment,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return Done(done.returncode, done.stdout, done.stderr)
+    """Run a command to its end; through another one that starts it if need be."""
+    if through:
+        command = [*through, str(BIN / words[0]), *map(str, words[1:])]
+        done = subprocess.run(
+            command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, timeout=110,
+            env=os.environ | environment,
+        )  # fmt: skip
+        found = Done(done.returncode, done.stdout, done.stderr)
+    else:
+        found = Done(*forks.run(
+            [*map(str, words)], cwd=cwd, stdin=stdin, environment=os.environ | environment, seconds=110
+        ))  # fmt: skip
+    assert "Traceback" not in found.err, found.err
+    return found
 
 
 @dataclass
