@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # imported when a command runs: `fsync --help` needs no conne
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 pass_any_home = click.make_pass_decorator(Home)
-"""For commands that make one."""
+"""For commands that make one, or can do without."""
 
 
 def pass_home(command: _F) -> _F:

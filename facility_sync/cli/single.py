@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facility_sync import output
-from facility_sync.cli.common import json_option, pass_home
+from facility_sync.cli.common import json_option, pass_any_home
 from facility_sync.home import Home
 from schemas.errors import Incomplete, SettingsError
 
@@ -30,7 +30,7 @@ _key_option = click.option(
     help="Certificate (PEM, RSA) of somebody else who may open it; may be given again.",
 )  # fmt: skip
 @json_option
-@pass_home
+@pass_any_home
 def protect(home: Home, source: Path, target: Path, certificates: Any, as_json: bool) -> None:
     """Write what a round would store of IN: a protected DICOM file, or an age file sealed whole.
 
@@ -59,7 +59,7 @@ def protect(home: Home, source: Path, target: Path, certificates: Any, as_json: 
 @click.argument("target", metavar="OUT", type=_file)
 @_key_option
 @json_option
-@pass_home
+@pass_any_home
 def restore(home: Home, source: Path, target: Path, key: Any, as_json: bool) -> None:
     """Write the original of a protected or sealed file, byte for byte, or nothing.
 
@@ -82,7 +82,7 @@ def restore(home: Home, source: Path, target: Path, key: Any, as_json: bool) -> 
 @click.argument("target", metavar="OUT", type=_file)
 @_key_option
 @json_option
-@pass_home
+@pass_any_home
 def reidentify(home: Home, source: Path, target: Path, key: Any, as_json: bool) -> None:
     """Put back the attributes that a PS3.15 tool encrypted in IN; OUT is not the original byte for byte.
 
@@ -113,7 +113,7 @@ def _done(signer: str, foreign: bool, *, as_json: bool, exact: bool) -> None:
 @click.argument("source", metavar="IN", type=_file)
 @click.option("--identity", is_flag=True, help="Show the values that would be hidden, too.")
 @json_option
-@pass_home
+@pass_any_home
 def explain(home: Home, source: Path, identity: bool, as_json: bool) -> None:
     """Say what would become of each attribute of IN, whether it would be sealed whole, and why.
 

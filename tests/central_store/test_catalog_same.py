@@ -247,7 +247,7 @@ def check_quick(
         assert (made.matches, made.instances, made.bytes) == counts
 
 
-@pytest.mark.campaign("catalog", small=3, large=200)
+@pytest.mark.campaign("catalog", small=2, large=200)
 def test_any_sequence_gives_the_rebuilt_catalog_and_the_scan(
     tmp_path: Path, campaign_size: int, campaign_seed: int
 ) -> None:
