@@ -91,16 +91,17 @@ class _Groups:
     def __init__(self, parts: pa.Table) -> None:
         self._parts = parts
         self._numbers = self._column(NUMBER)
+        self._distinct = pc.unique(self._numbers)  # one for each group, and the groups in this order
         self._rows = pa.array(range(len(parts)), pa.int64())
-        self._starts = self._reduced("min", self._rows)
+        self._starts = pc.search_sorted(self._numbers, self._distinct)
 
     def _column(self, name: str) -> pa.Array:
         return self._parts[name].combine_chunks()
 
     def _reduced(self, way: str, values: pa.Array) -> pa.Array:
         pairs = pa.table({NUMBER: self._numbers, "value": values})
-        by = pa.TableGroupBy(pairs, NUMBER, use_threads=False)  # one thread keeps the order
-        return by.aggregate([("value", way)])[f"value_{way}"].combine_chunks()
+        found = pairs.group_by(NUMBER).aggregate([("value", way)])  # in any order
+        return found[f"value_{way}"].take(pc.sort_indices(found[NUMBER])).combine_chunks()
 
     def each(self, way: str, name: str) -> pa.Array:
         """The least, most or sum of each group."""
@@ -118,9 +119,11 @@ class _Groups:
         pairs = pa.table({NUMBER: self._numbers, "value": self._column(name)})
         once = pairs.filter(pairs["value"].is_valid()).group_by([NUMBER, "value"]).aggregate([])
         once = once.take(pc.sort_indices(once, sort_keys=[(NUMBER, "ascending"), ("value", "ascending")]))
-        ends = pc.search_sorted(once[NUMBER].combine_chunks(), self._numbers.take(self._starts), side="right")
+        ends = pc.search_sorted(once[NUMBER].combine_chunks(), self._distinct, side="right")
         offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends.cast(pa.int32())])
-        return pa.ListArray.from_arrays(offsets, once["value"].combine_chunks())
+        lists = pa.ListArray.from_arrays(offsets, once["value"].combine_chunks())
+        lists.validate(full=True)  # what is wrong here would end the process where it is written
+        return lists
 
 
 _UP: dict[Rollup, Callable[[_Groups, str], pa.Array]] = {
