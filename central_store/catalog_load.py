@@ -57,7 +57,6 @@ def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout
             execute(update, {"found": found})
     execute(tables.ADD_OBJECTS)
     execute(tables.ADD_PARTS, {"batch": batch.batch})
-    execute(tables.ADD_TEXTS)
     lookups.add(connection.sql(tables.KEYS).to_arrow_table())
     execute(
         tables.ADD_BATCH,

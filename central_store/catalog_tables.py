@@ -5,8 +5,6 @@
                 all of it that answers show, packed (`central_store.packed`)
     batches     one row each: facility, sequence, previous, counts, when it was stored
     spans       the numbers of its objects: they follow each other
-    texts       each different text of a column that is searched by words; parts have its hash, so that a
-                search compares words with these and numbers with the parts
     conflicts   SOP instances of which a facility sent different files
     damaged     batches whose pack is damaged: what lies in `damaged/`
     changes     lines of the change feed that are not lasting in its file yet
@@ -43,9 +41,6 @@ _COUNTS = ", ".join(
     ]
 )
 _TOTALS = ", ".join(["n_instances", "first_object", *(f'"{c.name}"' for c in TOTALS)])
-TEXTS = tuple(c.name for c in SHARED if c.search == "text")
-TEXT_KEYS = ", ".join(f'hash("{name}") AS "{query.text_key(name)}"' for name in TEXTS)
-"""Of columns that are searched by words; NULL has a hash too, which no text has in `texts`."""
 
 TABLES: tuple[str, ...] = (
     columns.duckdb_ddl(
@@ -65,7 +60,6 @@ TABLES: tuple[str, ...] = (
         "n_instances BIGINT NOT NULL",
         "first_object VARCHAR",
         *(f'"{column.name}" {columns.duckdb_type(column)}' for column in TOTALS),
-        *(f'"{query.text_key(name)}" UBIGINT NOT NULL' for name in TEXTS),
         "packed VARCHAR USING COMPRESSION uncompressed",  # few are read at a time: none is unpacked for them
         chosen=SHARED,
     ),
@@ -75,7 +69,6 @@ TABLES: tuple[str, ...] = (
     created TIMESTAMP WITH TIME ZONE NOT NULL, stored TIMESTAMP WITH TIME ZONE
 )""",
     "CREATE TABLE spans (batch_id VARCHAR NOT NULL, first BIGINT NOT NULL, rows BIGINT NOT NULL)",
-    "CREATE TABLE texts (name VARCHAR, value VARCHAR, key UBIGINT NOT NULL, PRIMARY KEY (name, value))",
     "CREATE TABLE conflicts (facility VARCHAR, sop_instance_uid VARCHAR)",
     "CREATE TABLE damaged (batch_id VARCHAR)",
     "CREATE TABLE changes (number BIGINT NOT NULL, line VARCHAR NOT NULL)",
@@ -108,14 +101,10 @@ AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(query.
 """For study and series: the values a batch brings, and taking the numbers they have already."""
 ADD_OBJECTS = f"""INSERT INTO objects ({_names(OWN)}, number, part, object_offset, duplicate)
 SELECT {_names(OWN)}, number, part, object_offset, false FROM fresh ORDER BY number"""
-ADD_PARTS = f"""INSERT INTO parts BY NAME
-SELECT {_SHARED}, f.part, study, series, $batch AS batch_id, {_TOTALS}, {TEXT_KEYS}, {packed.sql()} AS packed
-FROM fresh_parts f JOIN (
+ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_TOTALS}, packed)
+SELECT {_SHARED}, f.part, study, series, $batch, {_TOTALS}, {packed.sql()} FROM fresh_parts f JOIN (
     SELECT part, {_COUNTS} FROM (SELECT *, false AS duplicate FROM fresh) GROUP BY part) c ON c.part = f.part
 ORDER BY f.part"""
-_WORDS = " UNION ".join(f"SELECT '{name}', {name}, hash({name}) FROM fresh_parts" for name in TEXTS)
-ADD_TEXTS = f"""INSERT INTO texts SELECT * FROM ({_WORDS}) AS t(name, value, key)
-WHERE value IS NOT NULL ON CONFLICT DO NOTHING"""
 _KEYS = " UNION ALL ".join(
     (
         *(f"SELECT '{kind}' AS kind, {kind} AS value, number FROM fresh" for kind in lookups.OBJECTS),
@@ -132,7 +121,7 @@ _KEYS = " UNION ALL ".join(
 )
 KEYS = f"SELECT kind, hash(value) AS key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
 """What the look-ups need to know of a batch."""
-DERIVED = (packed.sql(), KEYS, ADD_TEXTS)
+DERIVED = (packed.sql(), KEYS)
 """How values of tables follow from others: a reader relies on it as on their shape."""
 SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
 ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

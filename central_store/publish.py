@@ -26,7 +26,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from central_store.catalog_tables import OWN, SHARED, TEXTS
+from central_store.catalog_tables import OWN, SHARED
 from central_store.layout import Layout
 from schemas import columns, query
 from schemas.transit import durable
@@ -36,7 +36,7 @@ GRACE = 86_400.0
 TIER = 8
 _ROWS = 1 << 16
 _COPIED: dict[str, str] = {
-    "parts": f"SELECT * EXCLUDE (packed, {', '.join(map(query.text_key, TEXTS))}) FROM parts",  # noqa: S608
+    "parts": "SELECT * EXCLUDE (packed) FROM parts",
     "batches": "SELECT *, batch_id IN (SELECT batch_id FROM damaged) AS damaged FROM batches",
     "conflicts": "FROM conflicts",
     "duplicates": "SELECT number FROM objects WHERE duplicate",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from central_store import packed, rollup
+from central_store import packed
 from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
@@ -26,9 +26,7 @@ from schemas.query import MAX_ROWS, Query
 FEW = 1000
 """Parts that are read at once without counting them first."""
 MANY = 5000
-"""Objects above which DuckDB is quicker."""
-MOST = 20_000
-"""Parts of the days of a page above which DuckDB is asked for the page itself."""
+"""Parts of one page, or objects, above which DuckDB is quicker."""
 
 
 class Found(NamedTuple):
@@ -59,7 +57,6 @@ def find(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None
     return _groups(catalog, built, request) if not built.objects else None
 
 
-_AMONG = "{} IN (SELECT unnest($among::BIGINT[]))"
 # Everything put together here comes from `schemas.query` and this module; values are parameters.
 
 
@@ -74,7 +71,7 @@ def _parts(
     where, parameters = built.near or built.parts, built.parameters
     if among is not None:
         name, numbers = among
-        where = f"{_AMONG.format(name)} AND {where}"
+        where = f"{name} IN (SELECT unnest($among::BIGINT[])) AND {where}"
         parameters = {**parameters, "among": list(numbers)}
     sql = f"SELECT {number}, packed FROM parts WHERE {where} LIMIT {limit + 1:d}"  # noqa: S608
     found = catalog.rows(sql, parameters, built.points)
@@ -82,26 +79,23 @@ def _parts(
 
 
 def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
-    level, limit = built.level, min(request.limit, MAX_ROWS)
-    if request.order:
+    level = built.level
+    parts = None if request.order else _parts(catalog, built, level, FEW)
+    if parts is not None:
+        groups = packed.newest_first(level, packed.grouped(parts))
+        page = groups[request.offset : request.offset + min(request.limit, MAX_ROWS)]
+        counts = packed.totals(part for _, part in parts)
+        return Found(len(groups), *counts, packed.answer(level, page, built.schema))
+    numbers = catalog.rows(built.page, built.parameters, built.points)
+    if not numbers:  # perhaps the page is behind the last one: nothing says how many there are
         return None
-    if built.near:
-        parts = _parts(catalog, built, level, FEW)
-        if parts is not None:
-            groups = packed.newest_first(level, packed.grouped(parts))
-            counts = packed.totals(part for _, part in parts)
-            shown = groups[request.offset : request.offset + limit]
-            return Found(len(groups), *counts, packed.answer(level, shown, built.schema))
-    heads = catalog.table(rollup.heads(level, built.parts), built.parameters, built.points)
-    near, skipped = rollup.page(heads, request.offset, limit)
-    if sum(near["parts"].to_pylist()) > MOST:  # so many of one day
+    parts = _parts(catalog, built, level, MANY, (level, [number for number, *_ in numbers]))
+    if parts is None:
         return None
-    where = f"{_AMONG.format(level)} AND {built.parts}"
-    sql = f"SELECT {rollup.select(level)} FROM parts WHERE {where}"  # noqa: S608
-    among = {**built.parameters, "among": near[rollup.NUMBER].to_pylist()}
-    rows = rollup.answer(level, catalog.table(sql, among, built.points), built.schema)
-    instances, size = (sum(heads[name].to_pylist()) for name in ("instances", "bytes"))
-    return Found(len(heads), instances, size, rows.slice(skipped, limit))
+    by_number = packed.grouped(parts)
+    rows = packed.answer(level, [by_number[number] for number, *_ in numbers], built.schema)
+    _, matches, instances, size = numbers[0]
+    return Found(matches, instances, size, rows)
 
 
 _OBJECTS = f"""SELECT {", ".join(f'"{column.name}"' for column in OWN)}, part FROM objects

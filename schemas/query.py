@@ -60,13 +60,6 @@ _PAGE: dict[Level, str] = {
 }
 _TOTALS = ", ".join(f'"{column.name}"' for column in TOTALS)
 _TEXTS = columns.by_name["domains"].arrow
-
-
-def text_key(name: str) -> str:
-    """The column of `parts` that has the hash of a column searched by words, as it stands in `texts`."""
-    return f"{name}_key"
-
-
 CONFLICT = "conflict"
 """Column of an answer at instance level: the facility sent different files of this SOP instance."""
 
@@ -95,6 +88,8 @@ class Query:
     """What must hold of a part that is `near`, by columns."""
     objects: str
     """What must hold of an object, if there is a condition on objects themselves."""
+    page: str
+    """Numbers of the studies or series on the page, in its order, each beside the three counts."""
 
 
 def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: bool = True) -> Query:
@@ -127,6 +122,7 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         near=" AND ".join([*made.numbers, *made.texts]) if made.numbers else "",
         checks=made.checks,
         objects=" AND ".join(made.objects),
+        page="" if level == "instance" or made.objects else _numbers(level, made, request),
     )
 
 
@@ -148,17 +144,10 @@ class _Conditions:
 
     def add(self, column: Column, values: Sequence[str]) -> None:
         where = self.objects if column.distinct else self.parts
-        condition = _condition(column, values, self.parameters, look_ups=self._look_ups)
+        where.append(_condition(column, values, self.parameters, look_ups=self._look_ups))
         if column.search == "text":
-            self.texts.append(condition)  # of few parts, the texts themselves
-            if self._look_ups:
-                among = _condition(column, values, self.parameters, look_ups=True, name="value")
-                condition = (
-                    f"{text_key(column.name)} IN "
-                    f"(SELECT key FROM texts WHERE name = '{column.name}' AND {among})"
-                )
-        where.append(condition)
-        if column.search != "text" and not column.distinct:
+            self.texts.append(where[-1])
+        elif not column.distinct:
             self._check(column, values)
         if not self._look_ups:
             return
@@ -260,6 +249,17 @@ def _page(level: Level, made: _Conditions, request: SearchRequest) -> str:
     )
 
 
+def _numbers(level: Level, made: _Conditions, request: SearchRequest) -> str:
+    counts = ", ".join(
+        f"(sum({each}) OVER ())::BIGINT" for each in ("1", "sum(n_instances)", "sum(object_bytes)")
+    )
+    _, first = _ordered(request.order, _values(level))
+    return (
+        f"SELECT {level}, {counts} FROM ({_hits(made, '*')}) hits GROUP BY {level} "
+        f"ORDER BY {first}{_PAGE[level]} LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
+    )
+
+
 def rollup(level: Level) -> str:
     """All studies or series, with their tokens: a view for readers of the published catalog."""
     tokens = (c.name for c in columns.searchable() if c.search == "token")
@@ -309,12 +309,10 @@ def _value(column: Column, way: Rollup, level: Level) -> str:
     }[way]
 
 
-def _condition(
-    column: Column, values: Sequence[str], parameters: dict[str, Any], *, look_ups: bool, name: str = ""
-) -> str:
+def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any], *, look_ups: bool) -> str:
     if not values:
         raise FormatError(f"the condition on {column.name} has no value")
-    name, key = f'"{name or column.name}"', f"c_{column.name}"
+    name, key = f'"{column.name}"', f"c_{column.name}"
     if column.search == "date":
         return _dates(name, key, values, parameters)
     if column.search == "text":

@@ -23,7 +23,7 @@ from central_store import catalog_tables as tables
 from central_store import packed
 from central_store.catalog import Catalog
 
-CHUNK = 20_000
+CHUNK = 4_000
 """Parts that are loaded in one transaction."""
 
 _SERIES = """
@@ -76,8 +76,7 @@ SELECT * EXCLUDE (objects, each_bytes, batch, piece), sha256(part::VARCHAR) AS f
     (study_date + INTERVAL 1 DAY)::TIMESTAMPTZ AS captured_at
 FROM incoming"""
 _ADD_PARTS = (
-    f"INSERT INTO parts BY NAME SELECT *, {tables.TEXT_KEYS}, {packed.sql()} AS packed "
-    f"FROM ({_PARTS_FILLED}) ORDER BY part"
+    f"INSERT INTO parts BY NAME SELECT *, {packed.sql()} AS packed FROM ({_PARTS_FILLED}) ORDER BY part"
 )
 _ADD_OBJECTS = """INSERT INTO objects BY NAME
 SELECT part + i AS number, part, 4096 + i * (each_bytes + 1024) AS object_offset, false AS duplicate,
@@ -126,7 +125,6 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
         connection.execute(_ADD_OBJECTS)
         for sql in _FRESH:
             connection.execute(sql.format(low=low, high=high))
-        connection.execute(tables.ADD_TEXTS)
         catalog._lookups.add(connection.sql(tables.KEYS).to_arrow_table())
         connection.execute(
             "INSERT INTO spans SELECT batch_id, min(part), sum(objects) FROM incoming GROUP BY batch_id"
