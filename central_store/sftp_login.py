@@ -14,11 +14,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import paramiko
-
 from schemas import keys
 from schemas.errors import FormatError, SyncError
 from schemas.names import facility_name
+from schemas.transit.ssh import paramiko
 
 log = logging.getLogger("central_store.sftp")
 

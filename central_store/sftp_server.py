@@ -34,7 +34,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol
 
-import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from central_store.sftp_addresses import Addresses
@@ -44,6 +43,7 @@ from central_store.sftp_quota import Quota
 from central_store.sftp_session import Session
 from schemas.errors import FormatError
 from schemas.transit.dial import paramiko_key, prefer, set_socket
+from schemas.transit.ssh import paramiko
 
 WINDOW = 16 * 1024 * 1024
 """Bytes a client may send ahead: 125 MB/s at a round trip of 130 ms."""

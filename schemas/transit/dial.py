@@ -19,12 +19,12 @@ import socket
 import threading
 from typing import NamedTuple
 
-import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas import keys
 from schemas.errors import AccessDenied, HostKeyError, TransitError
 from schemas.transit.pump import Lost, Pump
+from schemas.transit.ssh import paramiko
 
 WINDOW = 32 * 1024 * 1024
 """Bytes the other side may send before we have read them."""

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import BinaryIO, Protocol
 
-from paramiko import SSHException
-
 from schemas.errors import AccessDenied, FormatError, TransitError
 from schemas.transit import sftp_packets as p
 from schemas.transit.shelf import Absent, Progress, ShelfFull, check_end, read_piece
+from schemas.transit.ssh import paramiko
 
 IN_FLIGHT = 16 * 1024 * 1024
 """Bytes asked for or sent and not yet answered: 125 MB/s at a round trip of 130 ms."""
@@ -306,13 +305,13 @@ class Pump:
     def _send(self, data: bytes) -> None:
         try:
             send_all(self._channel, data)
-        except (OSError, EOFError, SSHException) as error:
+        except (OSError, EOFError, paramiko.SSHException) as error:
             raise Lost("the connection to the store broke") from error
 
     def _receive(self) -> None:
         try:
             data = self._channel.recv(_GULP)
-        except (OSError, EOFError, SSHException) as error:
+        except (OSError, EOFError, paramiko.SSHException) as error:
             raise Lost("the store has not answered in time") from error
         if not data:
             raise Lost("the store closed the connection")

@@ -70,11 +70,11 @@ def made(work: Path, source: Path, *, over_sshd: bool) -> tuple[Path, Path]:
     do("fstore", "--root", root, "account", "add", "reader", "--facility", FACILITY,
         "--password-file", work / "password")  # fmt: skip
     settings = home / "settings.toml"
-    settings.write_text(_settings(settings.read_text(), over_sshd=over_sshd))
+    settings.write_text(settings_text(settings.read_text(), over_sshd=over_sshd))
     return root, home
 
 
-def _settings(text: str, *, over_sshd: bool) -> str:
+def settings_text(text: str, *, over_sshd: bool) -> str:
     """Files are taken at once, however young; OpenSSH knows Unix accounts only."""
     kept = [
         line for line in text.splitlines() if line.split(" = ")[0] not in ("settle_seconds", "store_user")
@@ -87,7 +87,7 @@ def _settings(text: str, *, over_sshd: bool) -> str:
 def serving(work: Path, root: Path, home: Path, *, over_sshd: bool) -> Iterator[list[int]]:
     """The store's processes, and the terminal told where to go."""
     if not over_sshd:
-        with _store(work, root) as store:
+        with one_store(work, root) as store:
             do("fsync", "--home", home, "trust", work / "store.card")
             yield [store]
         return
@@ -105,12 +105,12 @@ def serving(work: Path, root: Path, home: Path, *, over_sshd: bool) -> Iterator[
             "--port",
             server.port,
         )
-        with _store(work, root, "--no-sftp") as store:
+        with one_store(work, root, "--no-sftp") as store:
             yield [store, server.pid]
 
 
 @contextmanager
-def _store(work: Path, root: Path, *more: str) -> Iterator[int]:
+def one_store(work: Path, root: Path, *more: str) -> Iterator[int]:
     log = work / "serve.log"
     with log.open("w") as sink:
         process = subprocess.Popen(

@@ -54,15 +54,15 @@ def two_stores(work: Path) -> Iterator[tuple[Path, Path]]:
     south, north, home = work / "south", work / "north", work / "home"
     for root in (south, north):
         port = str(sshd.free_port())
-        ours._do("fstore", "--root", root, "init", "--name", root.name, "--host", "127.0.0.1", "--port", port)
-        (work / f"{root.name}.card").write_text(ours._do("fstore", "--root", root, "card"))
-    ours._do("fstore", "--root", south, "peer", "add", "north", work / "north.card")
-    ours._do("fstore", "--root", north, "peer", "add", "south", work / "south.card", "--wait")
-    ours._do("fsync", "--home", home, "init", "--facility", ours.FACILITY)
-    ours._do("fstore", "--root", south, "enrol", home / f"{ours.FACILITY}.card")
-    ours._do("fsync", "--home", home, "trust", work / "south.card")
+        ours.do("fstore", "--root", root, "init", "--name", root.name, "--host", "127.0.0.1", "--port", port)
+        (work / f"{root.name}.card").write_text(ours.do("fstore", "--root", root, "card"))
+    ours.do("fstore", "--root", south, "peer", "add", "north", work / "north.card")
+    ours.do("fstore", "--root", north, "peer", "add", "south", work / "south.card", "--wait")
+    ours.do("fsync", "--home", home, "init", "--facility", ours.FACILITY)
+    ours.do("fstore", "--root", south, "enrol", home / f"{ours.FACILITY}.card")
+    ours.do("fsync", "--home", home, "trust", work / "south.card")
     settings = home / "settings.toml"
-    settings.write_text(ours._settings(settings.read_text(), over_sshd=False))
+    settings.write_text(ours.settings_text(settings.read_text(), over_sshd=False))
     yield south, north
 
 
@@ -80,7 +80,7 @@ def copy(work: Path, source: Path) -> list[dict[str, Any]]:
         rows.append({"what": what, "bytes": size, **{name: getattr(cost, name) for name in campaign._FIELDS}})
 
     with two_stores(work) as (south, north):
-        ours._do("fsync", "--home", work / "home", "source", "add", source)
+        ours.do("fsync", "--home", work / "home", "source", "add", source)
         with ExitStack() as stack:
             servers = [stack.enter_context(_serving(work / "logs" / "south", south))]
             sync = [ours.BIN / "fsync", "--home", work / "home", "sync", "--quiet"]
@@ -105,7 +105,7 @@ def copy(work: Path, source: Path) -> list[dict[str, Any]]:
 @contextmanager
 def _serving(place: Path, root: Path) -> Iterator[int]:
     place.mkdir(parents=True, exist_ok=True)
-    with ours._store(place, root) as process:
+    with ours.one_store(place, root) as process:
         yield process
 
 
