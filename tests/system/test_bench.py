@@ -81,6 +81,22 @@ def test_the_page_takes_the_tables_between_its_marks(values):
             table.update(broken, text)
 
 
+@pytest.mark.campaign("bench", only=True)
+def test_stores_are_measured(tmp_path):
+    done = subprocess.run(
+        [ROOT / "scripts" / "bench" / "peers", "--mib", "2", "--logs", "--work", tmp_path / "work"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for what in (
+        "first upload",
+        "`fstore replicate`",
+        "`fstore repair --from`",
+        "`fstore check --read-data`",
+    ):
+        assert f"| {what}" in done.stdout or f": {what}" in done.stdout, done.stdout
+
+
 def test_a_ratio_is_our_time_by_theirs():
     def row(tool: str, seconds: float, flush: float) -> dict:
         costs = dict.fromkeys(("client_cpu", "server_cpu", "client_peak", "server_peak"), 1)
