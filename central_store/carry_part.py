@@ -27,6 +27,7 @@ from schemas.transit.shelf import Absent
 
 STEP = 16 * 1024 * 1024
 """Bytes of a download between two points from which it may be gone on with."""
+_GOT = ".got"
 
 
 class Mark:
@@ -61,7 +62,7 @@ class Download:
     def __init__(self, name: ShelfName, marks: Path) -> None:
         self._name = name
         self._part = marks / f"{name}{PART_SUFFIX}"
-        self._mark = Mark(marks / f"{name}.got")
+        self._mark = Mark(marks / f"{name}{_GOT}")
 
     def bring(self, shelf: SftpShelf, final: Path, limit: int, progress: Callable[[int], None]) -> None:
         """Get it, or what is missing of it, and publish it.
@@ -79,7 +80,11 @@ class Download:
             OSError: our disk.
         """
         begun = self._begun()
-        with self._part.open("r+b" if begun else "w+b") as file:
+        if begun:
+            self._part.chmod(0o600)  # a try that ended just before its end took the right to write away
+        else:
+            self._part.unlink(missing_ok=True)
+        with self._part.open("r+b" if begun else "x+b") as file:
 
             def moved(count: int) -> None:
                 if file.tell() >= self._lasting + STEP:
@@ -97,6 +102,7 @@ class Download:
             except (Absent, FormatError):
                 self.forget()
                 raise
+            file.truncate()  # of an earlier try there may be more
             file.flush()
             os.fchmod(file.fileno(), 0o444)
             os.fsync(file.fileno())
@@ -122,6 +128,10 @@ class Download:
         self._part.unlink(missing_ok=True)
 
 
-def begun(marks: Path) -> list[ShelfName]:
-    """The downloads of which a part is here."""
-    return [shelf_name(path.name.removesuffix(PART_SUFFIX)) for path in marks.glob(f"*.batch{PART_SUFFIX}")]
+def begun(marks: Path) -> set[ShelfName]:
+    """The downloads of which anything is here."""
+    return {
+        shelf_name(path.name.removesuffix(suffix))
+        for suffix in (PART_SUFFIX, _GOT)
+        for path in marks.glob(f"*.batch{suffix}")
+    }

@@ -19,7 +19,7 @@ from schemas.transit.dial import TurnedAway
 from schemas.transit.pump import Lost
 
 _T = TypeVar("_T")
-_LONGEST_LOOK = 2.0
+_LONGEST_LOOK = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Patience:
 
 
 def next_look(waited: float, least: float) -> float:
-    """Seconds until the next look for an answer: a fifth of the wait so far, at most two.
+    """Seconds until the next look for an answer: an eighth of the wait so far, at most one.
 
     So an answer is seen soon after it came, measured by how long it took, and many terminals that wait for a
     busy store do not keep it busy with looking.
@@ -58,7 +58,7 @@ def next_look(waited: float, least: float) -> float:
         waited: seconds since the question, or the last news.
         least: seconds of the shortest pause.
     """
-    return min(max(least, waited / 5), _LONGEST_LOOK)
+    return min(max(least, waited / 8), _LONGEST_LOOK)
 
 
 def persist(

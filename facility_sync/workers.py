@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
@@ -86,11 +87,13 @@ def _begin(parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
     def leave_with_parent() -> None:  # it holds the lock of the round, and the next one waits for that
-        with suppress(ProcessLookupError):
-            watched = select.poll()
+        watched = select.poll()
+        with suppress(OSError):  # it is gone, or this system tells nobody
             watched.register(os.pidfd_open(parent), select.POLLIN)
             if os.getppid() == parent:  # or the number is another process's by now
                 watched.poll()
+        while os.getppid() == parent:
+            time.sleep(0.2)
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()

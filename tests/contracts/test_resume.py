@@ -280,10 +280,23 @@ def offered(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offe
 
 def test_a_broken_download_goes_on_where_it_is_lasting(offered: Offered) -> None:
     kept = offered.break_off()
-    assert carry_part.begun(offered.marks) == [BATCH]
+    assert carry_part.begun(offered.marks) == {BATCH}
     assert offered.bring() == SIZE - kept
     assert offered.final.read_bytes() == offered.data
     assert [*offered.marks.iterdir()] == []
+
+
+def grown(part: Path, mark: Mark) -> None:
+    """More than was lasting reached the disk, and more than there is to come."""
+    with part.open("ab") as file:
+        file.write(bytes(2 * SIZE))
+
+
+def test_more_than_was_lasting_is_cut_off(offered: Offered) -> None:
+    kept = offered.break_off()
+    grown(offered.part, Mark(kept))
+    assert offered.bring() == SIZE - kept
+    assert offered.final.read_bytes() == offered.data
 
 
 @pytest.mark.parametrize("spoil", [zero_tail, other_head, shorter, gone, one_bit])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facility_sync.marks import FileMark
-from facility_sync.patience import Patience, persist
+from facility_sync.patience import Patience, next_look, persist
 from schemas.errors import AccessDenied, HostKeyError, OutcomeUnknown, SyncError, TransitError
 from schemas.transit.dial import TurnedAway
 from schemas.transit.pump import Lost
@@ -91,3 +91,14 @@ def test_a_mark_is_kept_and_forgotten(tmp_path: Path) -> None:
     mark.save(0)
     assert list(tmp_path.iterdir()) == []
     FileMark(tmp_path / "nowhere" / "mark").save(7)  # a hint stops nothing
+
+
+def test_looks_come_less_often_the_longer_one_waits() -> None:
+    assert next_look(0.0, 0.004) == 0.004
+    assert next_look(0.4, 0.004) == 0.05
+    assert next_look(3600.0, 0.004) == 1.0
+    waited, looks = 0.0, 0
+    while waited < 60:
+        waited += next_look(waited, 0.004)
+        looks += 1
+    assert looks < 130
