@@ -64,8 +64,7 @@ def run(
 @cache
 def _server() -> str:
     """Where the process listens that forks; it ends with this one."""
-    folder = Path(tempfile.mkdtemp(prefix="forks-"))
-    address = str(folder / "socket")
+    address = str(Path(tempfile.mkdtemp(prefix="forks-")) / "socket")
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.kit.forks", address], cwd=_ROOT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -76,7 +75,6 @@ def _server() -> str:
     def end() -> None:
         process.stdin.close()  # type: ignore[union-attr]
         process.wait(20)
-        folder.rmdir()
 
     atexit.register(end)
     return address
@@ -101,7 +99,8 @@ def _main(address: str) -> None:
                 listener.close()
                 _mind(line)
             line.close()
-    Path(address).unlink()
+    Path(address).unlink()  # here, as who started it may have no time left for it
+    Path(address).parent.rmdir()
 
 
 def _mind(line: socket.socket) -> NoReturn:
