@@ -109,14 +109,17 @@ def notice(store: Store, batch: BatchId) -> container.Signed:
 
 
 def repaired(layout: Layout, batch: Batch) -> None:
-    """A verified pack is in its place again: forget the damage; harmless if there was none."""
+    """A verified pack is in its place again: forget the damage; harmless if there was none.
+
+    The notice goes first: as long as the damage is on record, a stop here is made up for.
+    """
+    durable.remove(layout.outbound(batch.facility) / str(ShelfName(batch.batch, "notice")))
     path = layout.damage(batch.batch)
     if path.exists():
         audit.record(layout, "repair", facility=batch.facility, subject=batch.batch)
         durable.remove(path)
         log.info("repaired facility=%s batch=%s", batch.facility, batch.batch)
     _sig(path).unlink(missing_ok=True)
-    (layout.outbound(batch.facility) / str(ShelfName(batch.batch, "notice"))).unlink(missing_ok=True)
 
 
 def resent(layout: Layout, known: Collection[Batch]) -> set[BatchId]:

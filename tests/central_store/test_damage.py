@@ -220,17 +220,20 @@ class Killed(BaseException):
 
 
 def _cut_after(patch: pytest.MonkeyPatch, steps: int, work: Callable[[], object]) -> bool:
-    """Do something, and stop before the next lasting change after so many; whether it came to that."""
+    """Do something, and stop before the next change after so many; whether it came to that."""
     left = iter([1] * steps)
-    for name in ("publish", "rename", "remove", "publish_dir"):
-        real = getattr(durable, name)
+    for place, name in (
+        *((durable, each) for each in ("publish", "rename", "publish_dir")),
+        (Path, "unlink"),
+    ):
+        real = getattr(place, name)
 
         def cut(*args, real=real, **kwargs):
             if not next(left, 0):
                 raise Killed
             return real(*args, **kwargs)
 
-        patch.setattr(durable, name, cut)
+        patch.setattr(place, name, cut)
     try:
         work()
     except Killed:
