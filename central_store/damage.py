@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def repaired(layout: Layout, batch: Batch) -> None:
         durable.remove(path)
         log.info("repaired facility=%s batch=%s", batch.facility, batch.batch)
     _sig(path).unlink(missing_ok=True)
+
+
+def settle(layout: Layout) -> None:
+    """Make lasting what a killed process may have forgotten here: a power cut would bring it back."""
+    with suppress(FileNotFoundError):  # there never was any damage
+        durable.fsync_dir(layout.damaged)
 
 
 def resent(layout: Layout, known: Collection[Batch]) -> set[BatchId]:

@@ -120,6 +120,7 @@ def again(
 ) -> None:
     """Steps 5 to 8 for a batch that was found accepted; any number of times."""
     batches.settle(store.layout, batch)
+    damage.settle(store.layout)
     finish(store, catalog, card, batch, shelf=shelf)
 
 
