@@ -18,6 +18,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -137,6 +138,7 @@ class Store:
 
 def main() -> None:
     started = time.monotonic()
+    warnings.filterwarnings("ignore", module="pydicom")  # of odd files, which are here on purpose
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir()
     os.umask(0o077)

@@ -143,6 +143,7 @@ def grep(scratch: Path, *words: str | Path) -> list[bytes]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of odd files, which are here on purpose
 @pytest.mark.skipif(not shutil.which("grep"), reason="no grep on this machine")
 def test_no_identity_of_the_corpus_is_at_the_store(synced, sources, tmp_path):
     """By bytes, over everything under the root, and the protected files as they are without compression.
