@@ -195,6 +195,10 @@ def sites(place: Place, tmp_path: Path) -> list[tuple[str, str]]:
     return list(found)
 
 
+LASTING = {"packs", "manifests", "damaged"}
+"""Folders of which a process that was killed may have changed names without bringing them to the disk."""
+
+
 def noticed(place: Place, tmp_path: Path, kind: str, site: str) -> str:
     """Leave a line out: how that is noticed, or "" if nothing notices it."""
 
@@ -210,7 +214,8 @@ def noticed(place: Place, tmp_path: Path, kind: str, site: str) -> str:
                 hold(it, work, state)
             if worst and "ingest.again" in site:
                 for op in operations(fresh, tmp_path / "count"):
-                    if op.kind == "fsync" and Path(op.path).parent.name in ("packs", "manifests"):
+                    at = Path(op.path)
+                    if op.kind == "fsync" and {at.name, at.parent.name} & LASTING:
                         for state in killed(fresh, op.number, tmp_path / "live", leave_out):
                             hold(it, work, state)
         except Broken as broken:
