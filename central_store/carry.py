@@ -22,12 +22,13 @@ from datetime import datetime
 from typing import BinaryIO
 
 from central_store import carry_part, lock
-from central_store.carry_part import Download, Mark
+from central_store.carry_part import Download
 from central_store.peers import Peer
 from central_store.settings import Settings, Store
 from schemas.errors import AccessDenied, Busy, FormatError, HostKeyError, SyncError
 from schemas.names import ShelfName
 from schemas.transit import durable, sftp
+from schemas.transit.marks import FileMark
 from schemas.transit.sftp import SftpSession
 from schemas.transit.shelf import Absent, FolderShelf
 
@@ -166,7 +167,7 @@ class Stream:
 
     def _up(self, shelf: sftp.SftpShelf, name: ShelfName) -> None:
         path = self._out.path(name)
-        mark = Mark(self._marks / f"{name}.mark") if name.kind == "batch" else None
+        mark = FileMark(self._marks / f"{name}.mark") if name.kind == "batch" else None
         try:
             with path.open("rb") as source:
                 size = source.seek(0, 2)

@@ -22,33 +22,13 @@ from typing import BinaryIO
 from schemas.errors import FormatError
 from schemas.names import PART_SUFFIX, ShelfName, shelf_name
 from schemas.transit import durable
+from schemas.transit.marks import FileMark
 from schemas.transit.sftp import SftpShelf
 from schemas.transit.shelf import Absent
 
 STEP = 16 * 1024 * 1024
 """Bytes of a download between two points from which it may be gone on with."""
 _GOT = ".got"
-
-
-class Mark:
-    """An offset in a file of its own; losing it costs a transfer its beginning, no more."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> int:
-        """The offset; 0 if there is none."""
-        try:
-            return int(self._path.read_bytes())
-        except (FileNotFoundError, ValueError):
-            return 0
-
-    def save(self, offset: int) -> None:
-        """Remember it; 0 forgets."""
-        if offset:
-            durable.publish(self._path, str(offset).encode("ascii"), replace=True, lasting=False)
-        else:
-            self._path.unlink(missing_ok=True)
 
 
 class Download:
@@ -62,7 +42,7 @@ class Download:
     def __init__(self, name: ShelfName, marks: Path) -> None:
         self._name = name
         self._part = marks / f"{name}{PART_SUFFIX}"
-        self._mark = Mark(marks / f"{name}{_GOT}")
+        self._mark = FileMark(marks / f"{name}{_GOT}")
 
     def bring(self, shelf: SftpShelf, final: Path, limit: int, progress: Callable[[int], None]) -> None:
         """Get it, or what is missing of it, and publish it.

@@ -28,11 +28,11 @@ from pathlib import Path
 from facility_sync import exchange, receipts
 from facility_sync.home import Home
 from facility_sync.ledger import Ledger
-from facility_sync.marks import FileMark
 from facility_sync.patience import Patience
 from schemas import messages, names
 from schemas.errors import OutcomeUnknown, SealError, SyncError, TransitError
 from schemas.transit import durable
+from schemas.transit.marks import FileMark
 from schemas.transit.pump import Lost
 
 _CLOSING = 5.0

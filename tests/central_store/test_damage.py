@@ -1,4 +1,7 @@
-"""A damaged pack: set aside, told, still read where it is whole, repaired or made up for; runs of checks."""
+"""A damaged pack: set aside, told, still read where it is whole, repaired or made up for; runs of checks.
+
+Over 400 lines: every way a pack is found damaged and made whole again is tried on one kind of store.
+"""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facility_sync.marks import FileMark
 from facility_sync.patience import Patience, next_look, persist
 from schemas.errors import AccessDenied, HostKeyError, OutcomeUnknown, SyncError, TransitError
 from schemas.transit.dial import TurnedAway
+from schemas.transit.marks import FileMark
 from schemas.transit.pump import Lost
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _ROOT = Path(__file__).parents[2]
-_PRELOADED = (
+PRELOADED = (
     "central_store.cli.root",
     "central_store.serving",
     "facility_sync.cli.root",
@@ -84,7 +84,7 @@ def _server() -> str:
 
 
 def _main(address: str) -> None:
-    for name in _PRELOADED:
+    for name in PRELOADED:
         import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who minds a command is not waited for
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:

@@ -23,13 +23,9 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-PRELOADED = (
-    "central_store.cli.root",
-    "central_store.serving",
-    "facility_sync.cli.root",
-    "facility_sync.rounds",
-    "tests.kit.faults",
-)
+from tests.kit import forks
+
+PRELOADED = (*forks.PRELOADED, "tests.kit.faults")
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,4 +1,4 @@
-"""Where an upload stood when the line broke: a small file beside the sealed batch.
+"""Where a transfer stood when the line broke: a small file beside the sealed batch.
 
 Guarantees: whatever the file holds, a number of bytes comes out; what is not a plain number means 0. It is a
 hint that `schemas.transit.sftp` proves before it believes it: so it is not brought to the disk, and one that
