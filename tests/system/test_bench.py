@@ -89,12 +89,12 @@ def test_stores_are_measured(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for what in (
-        "first upload",
-        "`fstore replicate`",
-        "`fstore repair --from`",
+        "first upload: `fsync sync` to the first store",
+        "`fstore replicate` to the second store",
+        "packs deleted: `fstore repair --from`",
         "`fstore check --read-data`",
     ):
-        assert f"| {what}" in done.stdout or f": {what}" in done.stdout, done.stdout
+        assert f"| {what} |" in done.stdout, done.stdout
 
 
 def test_a_ratio_is_our_time_by_theirs():
