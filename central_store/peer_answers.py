@@ -89,5 +89,8 @@ def people_answer(store: Store, peer: Peer, request: PeopleRequest, now: datetim
         changes=tuple(item.signed.data.decode() for item in told.changes),
         keys=tuple(item.key for item in told.changes),
         signatures=tuple(item.signed.armor for item in told.changes),
+        tombstones=(),
+        tombstone_signatures=(),
+        more=False,
         answered=rfc3339(now),
     )

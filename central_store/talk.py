@@ -193,7 +193,13 @@ class Talk:
     def _ask_people(self, peer: Peer, state: _State, digest: str) -> None:
         state.people, state.asked_people = digest, peer_shelf.new_id()
         state.people_at = self._monotonic()
-        request = PeopleRequest(id=state.asked_people, store=self._store.name, created=rfc3339(self._now()))
+        request = PeopleRequest(
+            id=state.asked_people,
+            store=self._store.name,
+            tombstones=(),
+            after="",
+            created=rfc3339(self._now()),
+        )
         self._say(peer, request)
 
     # -- hearing ---------------------------------------------------------------------------------

@@ -24,7 +24,15 @@ from typing import BinaryIO, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from schemas import audit_messages, messages, peer_messages, row_messages, signature, ustar
+from schemas import (
+    audit_messages,
+    erasure_messages,
+    messages,
+    peer_messages,
+    row_messages,
+    signature,
+    ustar,
+)  # fmt: skip
 from schemas.errors import FormatError, SealError
 from schemas.names import BatchId, ObjectId, object_id
 
@@ -41,6 +49,8 @@ MESSAGE_FILES: dict[type[messages.Message], str] = {
     messages.Receipt: "receipt.json",
     messages.Refusal: "refusal.json",
     messages.Notice: "notice.json",
+    erasure_messages.Tombstone: "tombstone.json",
+    erasure_messages.Erasure: "erasure.json",
     messages.HeldRequest: "request.json",
     messages.SearchRequest: "request.json",
     messages.SqlRequest: "request.json",

@@ -266,7 +266,7 @@ class Refusal(Message):
     store: names.FacilityName = _is(names.facility_name)
     facility: names.FacilityName = _is(names.facility_name)
     subject: str = _is(_text(64))
-    kind: str = _is(_one_of("batch", "request"))
+    kind: str = _is(_one_of("batch", "request", "tombstone"))
     reason: str = _is(_text(40))
     explanation: str = _is(_text(500))
     refused: str = _is(_moment)

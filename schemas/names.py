@@ -83,13 +83,13 @@ def uid(text: object) -> Uid:
     return Uid(found)
 
 
-ShelfKind = Literal["batch", "request", "receipt", "replica", "refusal", "notice", "answer"]
-"""What may lie on a shelf: `in` takes batch and request; `out` takes the others, and to a peer all."""
+ShelfKind = Literal[
+    "batch", "request", "tombstone", "receipt", "replica", "refusal", "notice", "erasure", "answer"
+]
+"""What may lie on a shelf: `in` takes batch, request and tombstone; `out` the others, and to a peer all."""
 
-INBOUND: frozenset[str] = frozenset({"batch", "request"})
-OUTBOUND: frozenset[str] = frozenset(
-    {"receipt", "replica", "refusal", "notice", "answer", "batch", "request"}
-)
+INBOUND: frozenset[str] = frozenset({"batch", "request", "tombstone"})
+OUTBOUND: frozenset[str] = INBOUND | {"receipt", "replica", "refusal", "notice", "erasure", "answer"}
 PART_SUFFIX = ".part"
 """A file being written: `<final name>.part`. Never read, swept by age."""
 
@@ -107,14 +107,17 @@ class ShelfName(NamedTuple):
 def shelf_name(text: object) -> ShelfName:
     """Parse a file name found on a shelf; raises `FormatError`.
 
-    A batch, its receipt and a notice about it are named by the batch's id, a request and its answer by the
-    request's; a refusal by the id of what it refuses; a replica by the batch and the store that holds it too.
+    A batch, its receipt, a notice or an erasure of it are named by the batch's id, a request and its answer
+    by the request's; a tombstone by the SHA-256 of its message; a refusal by the id of what it refuses; a
+    replica by the batch and the store that holds it too.
     """
     stem, dot, kind = text.rpartition(".") if isinstance(text, str) else ("", "", "")
     if not dot or kind not in get_args(ShelfKind):
         raise FormatError("this name has no place on a shelf")
-    if kind in ("batch", "receipt", "notice"):
+    if kind in ("batch", "receipt", "notice", "erasure"):
         batch_id(stem)
+    elif kind == "tombstone":
+        object_id(stem)
     elif kind == "replica":
         replica_of(stem)
     elif kind in ("request", "answer"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from schemas import keys, names
+from schemas.erasure_messages import Tombstone
 from schemas.errors import FormatError
 from schemas.messages import (
     FacilityCard,
@@ -19,9 +20,11 @@ from schemas.messages import (
     Receipt,
     StoreCard,
     _count,
+    _flag,
     _is,
     _list,
     _moment,
+    _optional,
     _text,
 )  # fmt: skip
 
@@ -71,6 +74,12 @@ def _facility_card(value: object) -> str:
     return FacilityCard.from_bytes(value.encode("utf-8", "replace")).to_bytes().decode("utf-8")
 
 
+def _tombstone(value: object) -> str:
+    if not isinstance(value, str):
+        raise FormatError("this is not a tombstone")
+    return Tombstone.from_bytes(value.encode("utf-8", "replace")).to_bytes().decode("utf-8")
+
+
 MOST_ENTRIES = 1024
 """Most log entries in one answer."""
 MOST_BATCHES = 64
@@ -79,6 +88,8 @@ MOST_NOTICES = 256
 """Most notices in one answer."""
 MOST_CHANGES = 5_000
 """Most changes, and cards, in one answer."""
+MOST_TOMBSTONES = 1000
+"""Most tombstones in one answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +171,17 @@ class Change(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class PeopleRequest(Message):
-    """A store asks a peer: which facilities have you enrolled, who may search, who sees whose images?"""
+    """A store asks a peer: which facilities have you enrolled, who may search, who sees whose images?
+
+    And which tombstones? I have those with the SHA-256s `tombstones`; begin behind `after`, if it is given.
+    """
 
     TYPE: ClassVar[str] = "people-request"
+    VERSION: ClassVar[int] = 2
     id: names.RequestId = _is(names.request_id)
     store: names.FacilityName = _is(names.facility_name)
+    tombstones: tuple[str, ...] = _is(_list(names.object_id))
+    after: str = _is(_optional(names.object_id))
     created: str = _is(_moment)
 
 
@@ -173,13 +190,19 @@ class PeopleAnswer(Message):
     """The peer says: these. `cards`: of each facility the present one, then former ones.
 
     `changes` are the last of each store about each subject, each with that store's key and signature.
+    `tombstones` are those the asker lacks, by their SHA-256, each with its facility's signature; with `more`
+    they are not all.
     """
 
     TYPE: ClassVar[str] = "people-answer"
+    VERSION: ClassVar[int] = 2
     store: names.FacilityName = _is(names.facility_name)
     request: names.RequestId = _is(names.request_id)
     cards: tuple[str, ...] = _is(_list(_facility_card, MOST_CHANGES))
     changes: tuple[str, ...] = _is(_list(_text(8192), MOST_CHANGES))
     keys: tuple[str, ...] = _is(_list(keys.ssh_key, MOST_CHANGES))
     signatures: tuple[str, ...] = _is(_list(_text(1024), MOST_CHANGES))
+    tombstones: tuple[str, ...] = _is(_list(_tombstone, MOST_TOMBSTONES))
+    tombstone_signatures: tuple[str, ...] = _is(_list(_text(1024), MOST_TOMBSTONES))
+    more: bool = _is(_flag)
     answered: str = _is(_moment)

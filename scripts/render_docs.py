@@ -26,7 +26,7 @@ from central_store.sql_rules import FUNCTIONS, TABLE_FUNCTIONS
 from facility_sync import reasons, restore, settings
 from facility_sync.identity import decide, profile, protect
 from facility_sync.identity.dictionary import HEADERS
-from schemas import columns, extract, messages, views
+from schemas import columns, erasure_messages, extract, messages, views
 from schemas.errors import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +171,7 @@ def cookbook() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "messages": message_table,
+    "erasure-reasons": lambda: plain_table(["reason", "meaning"], erasure_messages.REASONS),
     "columns": column_table,
     "views": view_table,
     "sql-functions": sql_functions,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import audit_messages, messages, peer_messages, row_messages
+from schemas import audit_messages, erasure_messages, messages, peer_messages, row_messages
 from schemas.errors import FormatError, VersionError
 
 SSH = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIGcD/vUm1Gc8cV8aGTPm6aQbY+yBI5IbeQWvW3JQ7Ff"
@@ -91,12 +91,19 @@ SAMPLES |= {
         "receipts": [messages.Receipt(**SAMPLES[messages.Receipt]).to_bytes().decode()],
     },
 }  # fmt: skip
+SAMPLES |= {
+    erasure_messages.Tombstone: {"facility": "clinic-a", "batches": [H], "reason": "asked", "created": T},
+    erasure_messages.Erasure: {
+        "store": "central", "facility": "clinic-a", "batch": H, "tombstone": H, "taken": T, "purged": "",
+    },
+}  # fmt: skip
 SAMPLES[peer_messages.StoresAnswer] = {
     "store": "central", "request": R, "answered": T,
     "cards": [messages.StoreCard(**SAMPLES[messages.StoreCard]).to_bytes().decode()],
 }  # fmt: skip
 RECEIPT = messages.Receipt(**SAMPLES[messages.Receipt]).to_bytes().decode()
 CARD = messages.FacilityCard(**SAMPLES[messages.FacilityCard]).to_bytes().decode()
+TOMBSTONE = erasure_messages.Tombstone(**SAMPLES[erasure_messages.Tombstone]).to_bytes().decode()
 CHANGE: dict[str, object] = {"store": "central", "subject": "grants/a.b.json", "content": "", "changed": T}
 SAMPLES |= {
     peer_messages.LogRequest: {
@@ -110,10 +117,13 @@ SAMPLES |= {
     peer_messages.BatchesRequest: {"id": R, "store": "north", "batches": [H], "created": T},
     peer_messages.BatchesAnswer: {"store": "central", "request": R, "missing": [H], "answered": T},
     peer_messages.Change: CHANGE,
-    peer_messages.PeopleRequest: {"id": R, "store": "north", "created": T},
+    peer_messages.PeopleRequest: {
+        "id": R, "store": "north", "tombstones": [H], "after": H, "created": T,
+    },
     peer_messages.PeopleAnswer: {
         "store": "central", "request": R, "cards": [CARD], "answered": T,
-        "keys": [SSH], "signatures": ["armor"],
+        "keys": [SSH], "signatures": ["armor"], "tombstones": [TOMBSTONE], "tombstone_signatures": ["armor"],
+        "more": False,
         "changes": [peer_messages.Change(**CHANGE).to_bytes().decode()],
     },
 }  # fmt: skip
@@ -140,6 +150,29 @@ def test_golden_vector():
     )
 
 
+def test_golden_vectors_of_erasing():
+    tombstone = erasure_messages.Tombstone(**SAMPLES[erasure_messages.Tombstone])
+    assert tombstone.to_bytes() == (
+        b'{"batches":["' + H.encode() + b'"],"created":"2026-11-24T08:30:00Z","facility":"clinic-a",'
+        b'"reason":"asked","type":"tombstone","version":1}'
+    )
+    name = "62cd1082b0565b93f97b6046477b734bbcf735f975d026653301b5afe969984d"
+    assert erasure_messages.name_of(tombstone.to_bytes()) == name
+    erasure = erasure_messages.Erasure(**SAMPLES[erasure_messages.Erasure])
+    assert erasure.to_bytes() == (
+        b'{"batch":"' + H.encode() + b'","facility":"clinic-a","purged":"","store":"central",'
+        b'"taken":"2026-11-24T08:30:00Z","tombstone":"' + H.encode() + b'","type":"erasure","version":1}'
+    )
+
+
+def test_a_tombstone_names_a_reason_of_the_list_and_few_batches():
+    values = SAMPLES[erasure_messages.Tombstone]
+    with pytest.raises(FormatError, match="none of"):
+        erasure_messages.Tombstone(**values | {"reason": "Müller asked"})
+    with pytest.raises(FormatError, match="at most"):
+        erasure_messages.Tombstone(**values | {"batches": [H] * (erasure_messages.MOST_BATCHES + 1)})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_field_too_many_too_few_or_of_another_type_is_refused(kind):
     values = json.loads(kind(**SAMPLES[kind]).to_bytes())
@@ -158,7 +191,7 @@ def test_a_field_too_many_too_few_or_of_another_type_is_refused(kind):
 def test_another_version_is_refused_as_such(kind):
     values = json.loads(kind(**SAMPLES[kind]).to_bytes())
     with pytest.raises(VersionError):
-        messages.parse(messages.canonical(values | {"version": 2}))
+        messages.parse(messages.canonical(values | {"version": kind.VERSION + 1}))
 
 
 def test_another_spelling_is_refused():

@@ -47,7 +47,7 @@ def test_what_is_wrong_is_refused(parse, text):
         parse(text)
 
 
-@pytest.mark.parametrize("kind", ["batch", "receipt"])
+@pytest.mark.parametrize("kind", ["batch", "receipt", "tombstone", "erasure"])
 def test_batches_and_receipts_are_named_by_the_batch(kind):
     assert str(names.shelf_name(f"{HEX64}.{kind}")) == f"{HEX64}.{kind}"
     with pytest.raises(FormatError):
