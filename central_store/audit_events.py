@@ -38,6 +38,8 @@ KINDS: dict[str, str] = {
     "log-read": "A person read the events about the facility's data.",
     "refusal": "A batch or request was refused, with its reason.",
     "ingest": "A batch became durable, or was found so.",
+    "erase": "A batch was erased, as the facility's tombstone wants it; `reason` is its code.",
+    "purge": "What was left of an erased batch was removed for good.",
     "quarantine": "A damaged pack was set aside, or found missing.",
     "repair": "A damaged batch is whole again.",
     "peer": "The subject is a store to replicate with, or what is set for it changed.",

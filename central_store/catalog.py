@@ -26,11 +26,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from central_store import batches, lookups, packs, publish
+from central_store import batches, lookups, packs, publish, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
+from central_store.catalog_erase import erase
 from central_store.catalog_file import CatalogError, connect, drop, translated
-from central_store.catalog_load import column, load
+from central_store.catalog_load import add_line, column, load
 from central_store.change_notes import Notes
 from central_store.layout import Layout
 from central_store.lookups import Lookups
@@ -41,6 +42,7 @@ from schemas.errors import Damaged
 from schemas.names import BatchId, FacilityName, ObjectId
 from schemas.query import Points
 from schemas.row_marks import Known
+from schemas.transit import durable
 
 log = logging.getLogger("central_store")
 
@@ -121,6 +123,8 @@ class Catalog:
             self._notes.flush()  # what a failing disk refused before
             if self._connection.execute(tables.SEEN, [batch.batch]).fetchall():
                 return
+            if tombstones.erased(self._layout, batch):
+                return  # `erase` adds its line
             with self._transaction():
                 load(self._connection, self._lookups, self._layout, batch)
                 sources, instances = (self._again(kind) for kind in ("source_digest", "sop_instance_uid"))
@@ -136,6 +140,35 @@ class Catalog:
             self._notes.flush()
             if self._connection.execute(tables.FORKED, {"batch": batch.batch}).fetchall():
                 log.warning("forked facility=%s batch=%s: see `fstore status`", batch.facility, batch.batch)
+            self._lookups.tidy()
+
+    def erase(self, batch: Batch) -> None:
+        """Let no row of a batch that has a tombstone stand anywhere; a repeat, or an unknown one, is a no-op.
+
+        Its line in `batches` stays, so that the facility's sequence has no gap.
+        """
+        try:
+            self._erase(batch)
+        except CatalogError:
+            self.failed = True
+            raise
+
+    def _erase(self, batch: Batch) -> None:
+        if not batches.committed(self._layout, batch):
+            return
+        with translated():
+            self._notes.flush()
+            if self._connection.execute(tables.ERASED, [batch.batch]).fetchall():
+                return
+            self._layout.traces.touch()
+            durable.fsync_dir(self._layout.traces.parent)
+            with self._transaction():
+                digests = erase(self._connection, self._lookups, self._layout, batch)
+                self._notes.add("erased", *batch)
+                self._mark(tables.MARKED, {"numbers": self._lookups.find("source_digest", digests)})
+                self._notes.standing()
+                self._notes.keep()
+            self._notes.flush()
             self._lookups.tidy()
 
     def _again(self, kind: str) -> list[int]:
@@ -185,19 +218,24 @@ class Catalog:
         with translated():
             self._lookups.tidy(settle=True)
 
-    def publish(self, now: datetime, *, wait: bool = False) -> None:
+    def publish(self, now: datetime, *, wait: bool = False) -> bool:
         """Begin to publish the catalog for readers beside other work; nothing if that is going on already.
 
         Args:
             now: the time that stands in it, in UTC.
             wait: until it is done.
+
+        Returns:
+            Whether it began now: all that is in the catalog now will be in it.
         """
-        if self._publishing is None or not self._publishing.is_alive():
+        begun = self._publishing is None or not self._publishing.is_alive()
+        if begun:
             cursor = self._connection.cursor()
             self._publishing = threading.Thread(target=self._publish, args=(cursor, now), name="publish")
             self._publishing.start()
-        if wait:
+        if wait and self._publishing is not None:
             self._publishing.join()
+        return begun
 
     def _publish(self, cursor: duckdb.DuckDBPyConnection, now: datetime) -> None:
         try:
@@ -225,7 +263,7 @@ class Catalog:
             known = []
             for batch in batches.listing(self._layout):
                 with self._transaction():
-                    load(self._connection, self._lookups, self._layout, batch)
+                    self._load(batch)
                 self._lookups.tidy()
                 known.append(batch)
             self._damaged = packs.damaged(self._layout)
@@ -238,6 +276,13 @@ class Catalog:
             self._connection.execute("CREATE TABLE version AS SELECT ? AS value", [VERSION])
             self._connection.execute("CHECKPOINT")
         return len(known)
+
+    def _load(self, batch: Batch) -> None:
+        if tombstones.erased(self._layout, batch):
+            add_line(self._connection, self._layout, batch)
+            self._connection.execute(tables.ADD_ERASED, [batch.batch])
+        else:
+            load(self._connection, self._lookups, self._layout, batch)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -40,7 +40,6 @@ def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout
     """
     execute = connection.execute
     folder = layout.manifest(*batch)
-    statement, _ = batches.statement(layout, batch)
     front = [(folder / name).stat().st_size for name in batches.FILES[:3]]
     head = sum(_B + size + len(ustar.padding(size)) for size in front)
     rows = _with_offsets(_rows(folder / TABLE, batch), head)
@@ -58,14 +57,20 @@ def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout
     execute(tables.ADD_OBJECTS)
     execute(tables.ADD_PARTS, {"batch": batch.batch})
     lookups.add(connection.sql(tables.KEYS).to_arrow_table())
-    execute(
+    add_line(connection, layout, batch)
+    execute(tables.ADD_SPAN, [batch.batch, first, len(rows)])
+
+
+def add_line(connection: duckdb.DuckDBPyConnection, layout: Layout, batch: Batch) -> None:
+    """Add a committed batch's line into `batches`, which is all that is left of an erased one."""
+    statement, _ = batches.statement(layout, batch)
+    connection.execute(
         tables.ADD_BATCH,
         [
             batch.batch, statement.facility, statement.sequence, statement.previous, statement.objects,
             statement.bytes, statement.created, batches.stored(layout, batch),
         ],
     )  # fmt: skip
-    execute(tables.ADD_SPAN, [batch.batch, first, len(rows)])
 
 
 def column(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Any = None) -> list[Any]:

@@ -7,6 +7,7 @@
     spans       the numbers of its objects: they follow each other
     conflicts   SOP instances of which a facility sent different files
     damaged     batches whose pack is damaged: what lies in `damaged/`
+    erased      batches with a tombstone: a line in `batches` and no rows, whose numbers are not given again
     changes     lines of the change feed that are not lasting in its file yet
     instances   a view: objects with all columns
 
@@ -71,6 +72,7 @@ TABLES: tuple[str, ...] = (
     "CREATE TABLE spans (batch_id VARCHAR NOT NULL, first BIGINT NOT NULL, rows BIGINT NOT NULL)",
     "CREATE TABLE conflicts (facility VARCHAR, sop_instance_uid VARCHAR)",
     "CREATE TABLE damaged (batch_id VARCHAR)",
+    "CREATE TABLE erased (batch_id VARCHAR NOT NULL)",
     "CREATE TABLE changes (number BIGINT NOT NULL, line VARCHAR NOT NULL)",
     f"""CREATE VIEW instances AS SELECT
     {", ".join(f'{"p" if c in SHARED else "o"}."{c.name}"' for c in columns.COLUMNS)},
@@ -159,6 +161,37 @@ DIGESTS_OF_BATCHES = """SELECT DISTINCT o.source_digest FROM spans b
 JOIN objects o ON o.number BETWEEN b.first AND b.first + b.rows - 1
 WHERE b.batch_id IN (SELECT unnest($batches::VARCHAR[]))"""
 
+_ERASED = "o.number BETWEEN (SELECT first FROM spans WHERE batch_id = $batch) AND \
+(SELECT first + rows - 1 FROM spans WHERE batch_id = $batch)"
+ERASED = "SELECT 1 FROM erased WHERE batch_id = ?"
+ADD_ERASED = "INSERT INTO erased VALUES (?)"
+KEYS_OF_BATCH = f"SELECT DISTINCT source_digest, sop_instance_uid FROM objects o WHERE {_ERASED}"
+ERASE: tuple[str, ...] = (
+    "CREATE OR REPLACE TEMP TABLE gone AS SELECT part FROM parts WHERE batch_id = $batch",
+    f"DELETE FROM objects o WHERE {_ERASED}",
+    "DELETE FROM parts WHERE batch_id = $batch",
+)
+NEW_NUMBERS = {
+    name: (
+        f"""CREATE OR REPLACE TEMP TABLE moved_{number} AS SELECT {number} AS old, min(part) AS new FROM parts
+WHERE {number} IN (SELECT part FROM gone) GROUP BY {number}""",
+        f"UPDATE parts SET {number} = m.new FROM moved_{number} m WHERE parts.{number} = m.old",
+    )
+    for name, number in query.ENTITIES.items()
+}
+"""A study or series whose first part went is numbered by the first that is left: a later batch finds it."""
+NEW_KEYS = (
+    "SELECT kind, hash(value) AS key, number::UBIGINT AS number FROM ("
+    + " UNION ALL ".join(
+        f"SELECT '{name}' AS kind, p.{name} AS value, m.new AS number "
+        f"FROM moved_{number} m JOIN parts p ON p.part = m.new"
+        for name, number in query.ENTITIES.items()
+    )
+    + ") ORDER BY kind, key"
+)
+NO_CONFLICTS = """DELETE FROM conflicts
+WHERE facility = $facility AND sop_instance_uid IN (SELECT unnest($uids::VARCHAR[]))"""
+
 HELD = """SELECT o.source_digest, min(p.batch_id) FROM objects o JOIN parts p ON p.part = o.part
 WHERE o.number IN (SELECT unnest($found::BIGINT[])) AND p.facility = $facility
 AND o.source_digest IN (SELECT unnest($wanted::VARCHAR[]))
@@ -168,10 +201,12 @@ WHERE number IN (SELECT unnest($found::BIGINT[]))"""
 WHOSE = """SELECT part, (batch_id, facility) FROM parts WHERE part IN (SELECT unnest($parts::BIGINT[]))"""
 HEAD = """SELECT coalesce(max(sequence), 0), coalesce(arg_max(batch_id, sequence), '')
 FROM batches WHERE facility = $facility"""
-INVENTORY = """SELECT facility, sequence, batch_id FROM batches
-WHERE facility IN (SELECT unnest($owners::VARCHAR[]))"""
-OWNED = """SELECT facility, batch_id FROM batches
-WHERE batch_id IN (SELECT unnest($batches::VARCHAR[])) AND facility IN (SELECT unnest($owners::VARCHAR[]))"""
+_WITH_ROWS = "batch_id NOT IN (SELECT batch_id FROM erased)"
+INVENTORY = f"""SELECT facility, sequence, batch_id FROM batches
+WHERE facility IN (SELECT unnest($owners::VARCHAR[])) AND {_WITH_ROWS}"""
+OWNED = f"""SELECT facility, batch_id FROM batches
+WHERE batch_id IN (SELECT unnest($batches::VARCHAR[])) AND facility IN (SELECT unnest($owners::VARCHAR[]))
+AND {_WITH_ROWS}"""
 FORKED = """SELECT 1 FROM batches a, batches b
 WHERE a.batch_id = $batch AND b.facility = a.facility AND b.batch_id <> a.batch_id
 AND (b.sequence = a.sequence

@@ -12,9 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from central_store import catalog_tables as tables
-from central_store import changes
+from central_store import changes, tombstones
 from central_store.batches import Batch
 from central_store.layout import Layout
+from schemas import names
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,14 +51,16 @@ class Notes:
             self.add("superseded" if behind else "standing", facility, batch, objects=objects)
 
     def damage(self, before: Collection[str], after: Collection[str]) -> None:
-        """Note which batches are damaged now, or are not any more."""
+        """Note which batches are damaged now, or are not any more; of an erased one nothing more is said."""
         for batch in sorted(set(before) ^ set(after)):
             for (facility,) in self._connection.execute(tables.OWNER, {"batch": batch}).fetchall():
+                if tombstones.erased(self._layout, Batch(facility, names.batch_id(batch))):
+                    continue
                 self.add("set-aside" if batch in after else "repaired", facility, batch)
 
     def catch_up(self, known: Sequence[Batch], damaged: Collection[str]) -> None:
         """After a rebuild: note what the feed does not have yet."""
-        added, aside = changes.seen(self._layout)
+        added, aside, erased = changes.seen(self._layout)
         new = [batch for batch in known if batch.batch not in added]
         self.added([batch.batch for batch in new])
         for batch in new:
@@ -66,6 +69,9 @@ class Notes:
                 self.add("conflict", *batch, sop_instance_uids=[uid for (uid,) in found])
         self.standing(tables.STAND_BEHIND, {"batches": [batch.batch for batch in new]})
         self.damage(aside, damaged)
+        for batch in known:
+            if batch.batch not in erased and tombstones.erased(self._layout, batch):
+                self.add("erased", *batch)
         self.keep()
 
     def keep(self) -> None:

@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "conflict": "The facility sent different files of these SOP instances: `sop_instance_uids`.",
     "superseded": "These `objects` of the batch do not stand in answers: others of the same files do.",
     "standing": "These `objects` stand in answers again.",
+    "erased": "The facility erased the batch: its rows are in no answer, its objects are handed out no more.",
     "set-aside": "The batch's pack is damaged.",
     "repaired": "The batch's pack is whole again.",
 }
@@ -98,9 +99,9 @@ def _parsed(text: bytes, number: int) -> dict[str, Any]:
     raise Damaged(f"line {number} of the change feed is damaged")
 
 
-def seen(layout: Layout) -> tuple[set[str], set[str]]:
-    """The batches that the feed says were added, and those that it leaves set aside."""
-    added, aside = set[str](), set[str]()
+def seen(layout: Layout) -> tuple[set[str], set[str], set[str]]:
+    """The batches that the feed says were added, those that it leaves set aside, and those erased."""
+    added, aside, erased = set[str](), set[str](), set[str]()
     for change in since(layout, 0):
         if change["kind"] == "added":
             added.add(change["batch"])
@@ -108,4 +109,7 @@ def seen(layout: Layout) -> tuple[set[str], set[str]]:
             aside.add(change["batch"])
         elif change["kind"] == "repaired":
             aside.discard(change["batch"])
-    return added, aside
+        elif change["kind"] == "erased":
+            aside.discard(change["batch"])
+            erased.add(change["batch"])
+    return added, aside, erased

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import BinaryIO, NamedTuple
 
-from central_store import audit, batches, checks, damage, facilities, lock, packs
+from central_store import audit, batches, checks, damage, erased_batch, facilities, lock, packs, tombstones
 from central_store.batches import Batch
 from central_store.catalog import Catalog
 from central_store.checks import OK, RESENT
@@ -42,12 +42,15 @@ CODES: dict[str, str] = {
     "pack-size": "The batch's pack has another size than its manifest says.",
     "pack-bytes": "An object's bytes changed.",
     "pack-unreadable": "The disk does not give the pack's bytes: check the disk, then run this again.",
+    "tombstone": "The tombstone of an erased batch, or our word about it, is not what it should be.",
+    "erased-left": "A pack or table of an erased batch is still in its place: the service moves it at start.",
     "not-resent": "Damaged before; its facility was told and has not sent every file again.",
     "pack-orphan": "A pack belongs to no batch. Harmless: it is space only.",
     "catalog-rows": "The catalog has other rows than the batch: run `fstore rebuild`.",
     "catalog-unread": "The catalog cannot be read: run `fstore rebuild`.",
 }
 """Codes of problems, and what they mean."""
+_PACKS = ("pack-missing", "pack-size", "pack-bytes")
 
 
 @dataclass
@@ -65,12 +68,13 @@ class Report:
     """What `check` found.
 
     `batches` of `known` were looked at; `resent` of them are damaged, and their files are in other batches;
-    `set_aside` are the damaged packs this run moved to quarantine.
+    `erased` have a tombstone; `set_aside` are the damaged packs this run moved to quarantine.
     """
 
     batches: int = 0
     known: int = 0
     resent: int = 0
+    erased: int = 0
     set_aside: list[str] = field(default_factory=list)
     repaired: int = 0
     objects: int = 0
@@ -138,6 +142,8 @@ class _Check:
         else:
             for batch in known:
                 self._outcome(batch)
+        for batch in set(tombstones.everything(layout)).difference(known):  # it may still come
+            self._erased(batch)
         present = {batch.batch for batch in batches.listing(layout)}  # some may have come meanwhile
         for path in sorted(layout.packs.glob("*/*")):
             if path.stem not in present and not (layout.journal / path.stem).exists():
@@ -169,6 +175,8 @@ class _Check:
         """Look at one batch and do what follows from it; returns `OK`, `RESENT` or a code."""
         report, layout = self._report, self._store.layout
         report.batches += 1
+        if tombstones.erased(layout, batch):
+            return self._erased(batch)
         recorded = batch.batch in self._damaged
         try:
             rows, statement, head = _papers(self._store, batch)
@@ -188,6 +196,26 @@ class _Check:
         report.bytes += statement.bytes
         return OK
 
+    def _erased(self, batch: Batch) -> str:
+        self._report.erased += 1
+        self._counts[batch.batch] = (batch.facility, 0)
+        try:
+            if batches.committed(self._store.layout, batch):
+                _documents(self._store, batch)
+            else:
+                del self._counts[batch.batch]  # the catalog never heard of it
+            erased_batch.look(self._store, batch)
+        except _Wrong as wrong:
+            self._wrong(batch, wrong)
+            return wrong.code
+        except Damaged as error:
+            self._wrong(batch, _Wrong("tombstone", str(error)))
+            return "tombstone"
+        if erased_batch.left(self._store.layout, batch):
+            self._wrong(batch, _Wrong("erased-left"))
+            return "erased-left"
+        return OK
+
     def _still_damaged(self, batch: Batch) -> str:
         if batch.batch in self._resent:
             self._report.resent += 1
@@ -198,8 +226,10 @@ class _Check:
         return "not-resent"
 
     def _wrong(self, batch: Batch, wrong: _Wrong) -> None:
+        if wrong.code in _PACKS and tombstones.erased(self._store.layout, batch):
+            return  # at this moment
         self._report.problems.append(Problem(wrong.code, batch.facility, batch.batch, str(wrong)))
-        if not self._report.read_data or wrong.code not in ("pack-missing", "pack-size", "pack-bytes"):
+        if not self._report.read_data or wrong.code not in _PACKS:
             return
         if not self._store.layout.pack(batch.batch).parent.is_dir():
             raise SettingsError("folders of objects/packs are missing", hint="Is their disk mounted?")

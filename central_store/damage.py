@@ -26,7 +26,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from central_store import audit, facilities, packs, replies
+from central_store import audit, facilities, packs, replies, tombstones
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.settings import Store
@@ -59,10 +59,10 @@ def found(store: Store, batch: Batch, reason: str, now: datetime, at: Seen | Non
         at: the file that was read; None for a pack that is missing.
 
     Returns:
-        False, and nothing was done, if another file has taken the place meanwhile.
+        False, and nothing was done, if another file has taken the place meanwhile, or the batch is erased.
     """
     layout, pack = store.layout, store.layout.pack(batch.batch)
-    if (seen(pack.stat()) if pack.exists() else None) != at:
+    if tombstones.erased(layout, batch) or (seen(pack.stat()) if pack.exists() else None) != at:
         return False
     notice = Notice(
         store=store.name, facility=batch.facility, batch=batch.batch, reason=reason, found=rfc3339(now)
@@ -120,6 +120,14 @@ def repaired(layout: Layout, batch: Batch) -> None:
         audit.record(layout, "repair", facility=batch.facility, subject=batch.batch)
         durable.remove(path)
         log.info("repaired facility=%s batch=%s", batch.facility, batch.batch)
+    _sig(path).unlink(missing_ok=True)
+
+
+def forget(layout: Layout, batch: Batch) -> None:
+    """A damaged batch is erased: nobody misses it any more."""
+    durable.remove(layout.outbound(batch.facility) / str(ShelfName(batch.batch, "notice")))
+    path = layout.damage(batch.batch)
+    durable.remove(path)
     _sig(path).unlink(missing_ok=True)
 
 

@@ -42,6 +42,7 @@ class Arrivals:
     """What lies on one `in` shelf, oldest first."""
 
     requests: list[ShelfName] = field(default_factory=list)
+    tombstones: list[ShelfName] = field(default_factory=list)
     batches: list[ShelfName] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
 
@@ -66,8 +67,9 @@ def look(folder: Path) -> Arrivals:
                 continue
             with suppress(FileNotFoundError):
                 aged.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name, name))
+    kinds = {"request": found.requests, "tombstone": found.tombstones, "batch": found.batches}
     for _, _, name in sorted(aged):
-        (found.requests if name.kind == "request" else found.batches).append(name)
+        kinds[name.kind].append(name)
     found.foreign.sort()
     return found
 
@@ -113,6 +115,8 @@ def sweep(
         now: seconds since 1970.
     """
     swept = durable.sweep(layout.inbound(facility), parts, now)
+    if (erased := layout.erased / facility).is_dir():
+        swept += durable.sweep(erased, parts, now)
     old = []
     with os.scandir(layout.outbound(facility)) as entries:
         for entry in entries:

@@ -37,7 +37,16 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from central_store import audit, batches, damage, facilities, receipt_log, replies, verify
+from central_store import (
+    audit,
+    batches,
+    damage,
+    facilities,
+    receipt_log,
+    replies,
+    tombstones,
+    verify,
+)  # fmt: skip
 from central_store.batches import Batch
 from central_store.catalog import Catalog
 from central_store.catalog_file import CatalogError
@@ -61,7 +70,13 @@ def accepted(store: Store, batch: Batch) -> bool:
         batches.committed(store.layout, batch)
         and store.layout.pack(batch.batch).is_file()
         and not store.layout.damage(batch.batch).exists()
+        and not tombstones.erased(store.layout, batch)
     )
+
+
+def settled(store: Store, batch: Batch) -> bool:
+    """Whether nothing of a batch is missing here: it is accepted, or erased for good."""
+    return accepted(store, batch) or tombstones.erased(store.layout, batch)
 
 
 def accept(
@@ -77,10 +92,14 @@ def accept(
         now: the time of the receipt.
 
     Raises:
-        Refused: the batch is stored under another statement, which the pack that came would not fit.
+        Refused: the batch is erased, or it is stored under another statement, which the pack that came would
+            not fit.
     """
     layout, batch = store.layout, verified.batch
     staged = Batch(verified.shelf, batch.batch)
+    if tombstones.erased(layout, batch):
+        verify.clear(layout, staged)
+        raise Refused("erased", replies.REASONS["erased"])
     returned = batches.committed(layout, batch)  # its pack was damaged or lost, and it was sent again
     if returned and not batches.same(layout, batch, verify.staged_folder(layout, staged)):
         verify.clear(layout, staged)

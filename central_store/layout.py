@@ -16,6 +16,9 @@
     quarantine/<facility>/                 what was refused, with the reason
     quarantine/_packs/                     damaged packs, with the reason; never removed by a program
     damaged/<batch-id>.json                batches whose pack is damaged: the notice their facility got
+    erased/<facility>/<batch-id>.json      erased batches: the facility's tombstone, and our word about it
+    quarantine/_erased/<batch-id>/         what is left of their bytes and rows, until the operator purges it
+    catalog/traces                         rows were erased since the catalog was made
     changes.jsonl                          the change feed (`central_store.changes`): only ever added to
     checks/*.parquet                       what was read and compared, when, and how it came out
     audit/                                 who did what here, append-only (`central_store.audit`)
@@ -196,6 +199,28 @@ class Layout:
     def damage(self, batch: BatchId) -> Path:
         """The notice of one damaged batch; its signature beside it."""
         return self.damaged / f"{batch}.json"
+
+    @property
+    def erased(self) -> Path:
+        """Tombstones, a folder for each facility (`central_store.tombstones`)."""
+        return self.root / "erased"
+
+    def tombstone(self, facility: FacilityName, batch: BatchId) -> Path:
+        """The tombstone of one batch; its signature beside it."""
+        return self.erased / facility / f"{batch}.json"
+
+    def erasure(self, facility: FacilityName, batch: BatchId) -> Path:
+        """Our word about an erased batch; its signature beside it."""
+        return self.erased / facility / f"{batch}.erasure.json"
+
+    def erased_bytes(self, batch: BatchId) -> Path:
+        """What is left of an erased batch until it is purged."""
+        return self.root / "quarantine" / "_erased" / batch
+
+    @property
+    def traces(self) -> Path:
+        """Says that rows were erased from the catalog since it was made: its file may hold what they said."""
+        return self.catalog.with_name("traces")
 
     @property
     def checks(self) -> Path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 
-from central_store import audit, batches, inbox, ingest, peers, quarantine, replies
+from central_store import audit, batches, inbox, ingest, peers, quarantine, replies, tombstones
 from central_store.batches import Batch
 from central_store.catalog import Catalog
 from central_store.jobs import Jobs
@@ -23,6 +23,7 @@ from schemas import names
 from schemas.errors import SyncError
 from schemas.messages import StoreCard
 from schemas.names import FacilityName, ShelfName
+from schemas.transit import durable
 
 log = logging.getLogger("central_store")
 
@@ -55,7 +56,9 @@ class PeerDesk:
         for name in found.batches:
             shelf = Batch(peer.name, names.batch_id(name.id))
             stored = batches.find(self._store.layout, shelf.batch)
-            if stored is not None and ingest.accepted(self._store, stored):
+            if stored is not None and tombstones.erased(self._store.layout, stored):
+                self._drop(shelf)
+            elif stored is not None and ingest.accepted(self._store, stored):
                 card = ingest.told(self._store, stored, peer.name)
                 ingest.again(self._store, self._catalog, card, stored, shelf=peer.name)
                 self._talk.taken(*shelf)
@@ -84,9 +87,17 @@ class PeerDesk:
             self._talk.taken(shelf, batch.batch)
         self._talk.tick()
 
+    def _drop(self, shelf: Batch) -> None:
+        """A batch that is erased came once more: nothing of it is kept, and it is not missing."""
+        durable.remove(self._store.layout.inbound(shelf.facility) / f"{shelf.batch}.batch")
+        self._talk.taken(*shelf)
+
     def refuse(self, card: StoreCard, batch: Batch, error: SyncError) -> None:
         """Set a batch aside; it is not asked for again in this run, unless people change."""
         reason, limit = replies.reason_of(error), self._store.settings.quarantine_mib << 20
+        if reason == "erased":
+            self._drop(batch)
+            return
         details = {"reason": reason, "what": "batch", "peer": card.store}
         audit.record(self._store.layout, "refusal", subject=batch.batch, details=details)
         log.warning("refused peer=%s batch=%s reason=%s", card.store, batch.batch, reason)

@@ -8,8 +8,9 @@ size become one; the small tables are copied, and views over an explicit list of
 database file; it takes the place of the old one by a rename.
 
 Guarantees: everything in one file is of one moment of the catalog. Who opened a file keeps it: it is not
-touched again, and a Parquet file that no view names any more stays for `GRACE`. Paths in views are absolute,
-so it opens from any folder. The catalog goes on meanwhile: reading happens beside it, in one transaction.
+touched again, and a Parquet file that no view names any more stays for `GRACE`. Only rows of erased batches
+go: a file without them takes the place and name of each that has some. Paths in views are absolute, so it
+opens from any folder. The catalog goes on meanwhile: reading happens beside it, in one transaction.
 
 Leaves to others: when (`central_store.service`). A rebuild of the catalog removes all of it.
 """
@@ -37,12 +38,15 @@ TIER = 8
 _ROWS = 1 << 16
 _COPIED: dict[str, str] = {
     "parts": "SELECT * EXCLUDE (packed) FROM parts",
-    "batches": "SELECT *, batch_id IN (SELECT batch_id FROM damaged) AS damaged FROM batches",
+    "batches": """SELECT *, batch_id IN (SELECT batch_id FROM damaged) AS damaged,
+    batch_id IN (SELECT batch_id FROM erased) AS erased FROM batches""",
     "conflicts": "FROM conflicts",
     "duplicates": "SELECT number FROM objects WHERE duplicate",
 }
 _OWN = ", ".join(f'"{column.name}"' for column in OWN)
 _OBJECTS = f"SELECT number, part, object_offset, {_OWN} FROM objects WHERE number BETWEEN $low AND $high"  # noqa: S608
+_COUNT = "SELECT count(*) FROM objects WHERE number BETWEEN $low AND $high"
+_NAME = re.compile(r"objects-(\d+)-(\d+)\.parquet", re.ASCII)
 _INSTANCES = ", ".join(f'{"p" if c in SHARED else "o"}."{c.name}"' for c in columns.COLUMNS)
 
 VIEWS: dict[str, str] = {
@@ -74,6 +78,7 @@ def publish(cursor: duckdb.DuckDBPyConnection, layout: Layout, now: datetime) ->
     cursor.execute("BEGIN")
     try:
         files = _files(cursor, layout)
+        stale = [path for path in _present(layout) if path not in files and not _whole(cursor, path)]
         part = layout.published.with_suffix(".part")
         part.unlink(missing_ok=True)
         _database(cursor, part, files, now)
@@ -83,7 +88,7 @@ def publish(cursor: duckdb.DuckDBPyConnection, layout: Layout, now: datetime) ->
     with part.open("rb") as file:
         os.fsync(file.fileno())
     durable.rename(part, layout.published)
-    _retire(layout, files, now.timestamp())
+    _retire(layout, files, stale, now.timestamp())
 
 
 def _database(cursor: duckdb.DuckDBPyConnection, path: Path, files: Sequence[Path], now: datetime) -> None:
@@ -109,7 +114,7 @@ def _files(cursor: duckdb.DuckDBPyConnection, layout: Layout) -> list[Path]:
     """The Parquet files that hold all object rows, each row once; what is missing of them is written."""
     (last,) = cursor.execute("SELECT coalesce(max(first + rows), 1) - 1 FROM spans").fetchall()[0]
     spans, at = [], 1
-    for low, high in _chain(layout.catalog.parent):
+    for low, high in _chain(layout):
         spans.append((low, high))
         at = high + 1
     if at <= last or not spans:
@@ -118,10 +123,20 @@ def _files(cursor: duckdb.DuckDBPyConnection, layout: Layout) -> list[Path]:
             spans[-TIER:] = [(spans[-TIER][0], spans[-1][1])]
     for low, high in spans:
         path = _path(layout, low, high)
-        if not path.exists():
+        if not (path.exists() and _whole(cursor, path)):
             rows = cursor.sql(_OBJECTS, params={"low": low, "high": high}).to_arrow_reader(_ROWS)
-            durable.publish(path, lambda sink, rows=rows: _write(sink, rows))  # type: ignore[misc]
+            durable.publish(path, lambda sink, rows=rows: _write(sink, rows), replace=True)  # type: ignore[misc]
     return [_path(layout, low, high) for low, high in spans]
+
+
+def _whole(cursor: duckdb.DuckDBPyConnection, path: Path) -> bool:
+    """Whether a file has as many rows as there are: fewer are there when a batch was erased."""
+    low, high = _span(path)
+    ((rows,),) = cursor.execute(_COUNT, {"low": low, "high": high}).fetchall()
+    try:
+        return bool(pq.read_metadata(path).num_rows == rows)
+    except (OSError, pa.ArrowException):  # it is written anew
+        return False
 
 
 def _alike(spans: Sequence[tuple[int, int]]) -> bool:
@@ -139,23 +154,32 @@ def _path(layout: Layout, low: int, high: int) -> Path:
     return layout.catalog.parent.resolve() / f"objects-{low}-{high}.parquet"
 
 
-def _chain(folder: Path) -> Iterator[tuple[int, int]]:
+def _present(layout: Layout) -> list[Path]:
+    paths = layout.catalog.parent.resolve().glob("objects-*.parquet")
+    return [path for path in paths if _NAME.fullmatch(path.name)]
+
+
+def _span(path: Path) -> tuple[int, int]:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None  # noqa: S101  # of `_path` or `_present`
+    return int(match[1]), int(match[2])
+
+
+def _chain(layout: Layout) -> Iterator[tuple[int, int]]:
     """The files that are there, the longest first, as far as they follow each other from the beginning."""
     found: dict[int, int] = {}
-    for path in folder.glob("objects-*.parquet"):
-        if match := re.fullmatch(r"objects-(\d+)-(\d+)\.parquet", path.name):
-            low, high = int(match[1]), int(match[2])
-            found[low] = max(high, found.get(low, high))
+    for low, high in map(_span, _present(layout)):
+        found[low] = max(high, found.get(low, high))
     at = 1
     while at in found and found[at] >= at:
         yield at, found[at]
         at = found[at] + 1
 
 
-def _retire(layout: Layout, files: Sequence[Path], now: float) -> None:
-    """Remove files that no view has named for `GRACE`; their time says since when."""
+def _retire(layout: Layout, files: Sequence[Path], stale: Sequence[Path], now: float) -> None:
+    """Remove files that no view has named for `GRACE`, as their time says, or that hold erased rows."""
     for path in files:
         os.utime(path, (now, now))
-    for path in layout.catalog.parent.glob("objects-*.parquet"):
-        if path.resolve() not in files and path.stat().st_mtime < now - GRACE:
+    for path in _present(layout):
+        if path not in files and (path in stale or path.stat().st_mtime < now - GRACE):
             path.unlink()

@@ -168,4 +168,4 @@ def _serving(store: Store, clock: Clock) -> Iterator[None]:
 
 def lacking(store: Store) -> int:
     """Batches that were promised here and are not whole: to be repaired."""
-    return sum(not ingest.accepted(store, batch) for batch in batches.listing(store.layout))
+    return sum(not ingest.settled(store, batch) for batch in batches.listing(store.layout))

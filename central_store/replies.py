@@ -34,6 +34,7 @@ REASONS: dict[str, str] = {
     "other-name": "Its name on the shelf is not the id of what is inside.",
     "manifest-mismatch": "Statement, manifest and objects do not say the same.",
     "other-statement": "The batch is stored already, under another statement of its facility.",
+    "erased": "The batch is erased: its facility signed a tombstone, and it is never taken again.",
     "crashed-reader": "Reading it ended the process that read it, twice.",
     "access-denied": "The user name or the password is wrong.",
     "throttled": "Too many wrong passwords: wait, then try again.",

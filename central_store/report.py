@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from central_store import batches, chain, facilities, inbox, packs
+from central_store import batches, chain, facilities, inbox, packs, tombstones
 from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.settings import Store
@@ -29,6 +29,8 @@ class FacilityStatus:
     replies: int = 0
     quarantined: int = 0
     damaged: int = 0
+    erased: int = 0
+    """Erased batches that are not purged yet; they count as nothing else."""
     missing: int = 0
     forks: int = 0
 
@@ -38,8 +40,15 @@ def status(store: Store) -> list[FacilityStatus]:
     found = {name: FacilityStatus(name) for name in facilities.enrolled(store.layout)}
     said: dict[FacilityName, list[Statement]] = {}
     damaged = packs.damaged(store.layout)
+    for batch in tombstones.everything(store.layout):
+        with suppress(SyncError):  # `fstore check` says more
+            word = tombstones.said(store.layout, batch)
+            line = found.setdefault(batch.facility, FacilityStatus(batch.facility))
+            line.erased += word is None or not word[0].purged
     for batch in batches.listing(store.layout):
-        _add(found.setdefault(batch.facility, FacilityStatus(batch.facility)), store.layout, batch)
+        line = found.setdefault(batch.facility, FacilityStatus(batch.facility))
+        if not tombstones.erased(store.layout, batch):
+            _add(line, store.layout, batch)
         found[batch.facility].damaged += batch.batch in damaged
         with suppress(SyncError):  # `fstore check` says more
             said.setdefault(batch.facility, []).append(batches.statement(store.layout, batch)[0])
@@ -47,7 +56,8 @@ def status(store: Store) -> list[FacilityStatus]:
         found[name].missing, found[name].forks = chain.look(statements)
     for line in found.values():
         arrived = inbox.look(store.layout.inbound(line.facility))
-        line.waiting = len(arrived.batches) + len(arrived.requests) + len(arrived.foreign)
+        line.waiting = len(arrived.batches) + len(arrived.requests) + len(arrived.tombstones)
+        line.waiting += len(arrived.foreign)
         line.replies = _files(store.layout.outbound(line.facility))
         line.quarantined = sum(
             path.suffix == ".refused" for path in store.layout.quarantine(line.facility).iterdir()

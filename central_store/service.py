@@ -22,7 +22,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from central_store import accounts, facilities, inbox, ingest, lock, peers, quarantine, replies, requests
+from central_store import (
+    accounts,
+    erasure,
+    facilities,
+    inbox,
+    ingest,
+    lock,
+    peers,
+    quarantine,
+    replies,
+    requests,
+    tombstones,
+)  # fmt: skip
 from central_store.audit_segments import close_if_due
 from central_store.batches import Batch
 from central_store.bell import Bell
@@ -97,6 +109,7 @@ class Service:
         self._stopping = False
         self._served = False
         self._bell: Bell | None = None
+        self._unpublished = False  # rows were erased that are published still
 
     def stop(self) -> None:
         """End `run` soon; safe in a signal handler."""
@@ -150,8 +163,9 @@ class Service:
                 if now >= next_sweep:
                     inbox.sweep_all(self._store, self._clock.now())
                     next_sweep = now + SWEEP_SECONDS
-                if now >= next_publication:
-                    self._catalog.publish(self._clock.now())
+                if now >= next_publication or self._unpublished:
+                    begun = self._catalog.publish(self._clock.now())
+                    self._unpublished = self._unpublished and not begun
                     next_publication = now + self._store.settings.publish_seconds
                 self._turn([bell], next_look - now)
                 close_if_due(self._store, self._clock.now())
@@ -198,6 +212,7 @@ class Service:
             ingest.complete_log(self._store)
         if entries := ingest.recover(self._store, self._catalog):
             log.info("recovered journal_entries=%d", entries)
+        self._unpublished = bool(erasure.recover(self._store, self._catalog, self._clock.now()))
         self._jobs = Jobs(self._store)
         stack.callback(self._jobs.close)
         talk = Talk(self._store, self._clock.now, self._clock.monotonic)
@@ -230,6 +245,8 @@ class Service:
         for name in found.requests:
             if not self._jobs.know(card.facility, name.id):
                 self._request(card, name)
+        for name in found.tombstones:
+            self._tombstone(card, name)
         for name in found.batches:
             if not self._jobs.know(card.facility, name.id):
                 self._arrived(card, Batch(card.facility, names.batch_id(name.id)))
@@ -241,8 +258,21 @@ class Service:
         if ingest.accepted(self._store, batch):
             ingest.again(self._store, self._catalog, card, batch)
             self.counts.stored += 1
+        elif tombstones.erased(self._layout, batch):
+            self._refuse_batch(card, batch, Refused("erased", replies.REASONS["erased"]))
+        else:
+            self._jobs.verify(batch)
+
+    def _tombstone(self, card: FacilityCard, name: ShelfName) -> None:
+        try:
+            signed = erasure.arrived(self._store, card, name)
+            if erasure.take(self._store, self._catalog, signed, self._clock.now()):
+                self._unpublished = True  # what is published has its rows: not for long
+                self._peers.tick()
+        except FileNotFoundError:
             return
-        self._jobs.verify(batch)
+        except SyncError as error:
+            self._refuse(card, str(name), name.id, "tombstone", error)
 
     def _request(self, card: FacilityCard, name: ShelfName) -> None:
         try:
@@ -272,7 +302,8 @@ class Service:
         self, card: FacilityCard, name: str, subject: str, kind: str, error: SyncError, user: str = ""
     ) -> None:
         reason = replies.refuse(self._store, card, subject, kind, error, self._clock.now(), user=user)
-        if kind == "request" and reason != "seal":  # it was opened: it may hold a password
+        if (kind == "request" and reason != "seal") or reason == "erased":
+            # It was opened and may hold a password, or is not to be kept.
             (self._layout.inbound(card.facility) / name).unlink(missing_ok=True)
         else:
             limit = self._store.settings.quarantine_mib << 20

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import duckdb
 
-from central_store import batches, packs
+from central_store import batches, packs, tombstones
 from central_store.batches import Batch
 from central_store.layout import Layout
 from schemas import manifest, names, row_tables
@@ -63,6 +63,17 @@ def reading(layout: Layout, owners: Sequence[FacilityName], memory_mb: int) -> I
             os.close(lock)
 
 
+def forget(layout: Layout, owner: FacilityName) -> None:
+    """Remove a facility's file if it was made of other batches than there are: some may be erased.
+
+    Nobody is waited for: who reads it keeps what is open, and who was about to open it asks again.
+    """
+    if not _current(layout, owner, *_inventory(layout, owner)):
+        for path in layout.views.glob(f"{owner}.duckdb*"):
+            path.unlink(missing_ok=True)
+        layout.view_state(owner).unlink(missing_ok=True)
+
+
 def _locked(layout: Layout, owner: FacilityName, memory_mb: int) -> int:
     path = layout.views / f"{owner}.lock"
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -79,12 +90,13 @@ def _locked(layout: Layout, owner: FacilityName, memory_mb: int) -> int:
 
 
 def _inventory(layout: Layout, owner: FacilityName) -> tuple[frozenset[BatchId], frozenset[BatchId]]:
-    """A facility's committed batches, and which of them are damaged."""
+    """A facility's committed batches that are not erased, and which of them are damaged."""
     found = set()
     with suppress(FileNotFoundError):
         for entry in (layout.manifests / owner).iterdir():
             with suppress(FormatError):
                 found.add(names.batch_id(entry.name))
+    found -= tombstones.of(layout, owner)
     return frozenset(found), packs.damaged(layout) & found
 
 
@@ -97,7 +109,8 @@ def _current(
     layout: Layout, owner: FacilityName, found: frozenset[BatchId], damaged: frozenset[BatchId]
 ) -> bool:
     try:
-        return layout.view_state(owner).read_bytes() == _state(found, damaged)
+        same = layout.view_state(owner).read_bytes() == _state(found, damaged)
+        return same and layout.view(owner).exists()
     except FileNotFoundError:
         return False
 

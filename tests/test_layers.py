@@ -18,6 +18,7 @@ FILES = [
 ONLY: dict[str, tuple[str, ...]] = {
     "duckdb": (
         "central_store/catalog.py",
+        "central_store/catalog_erase.py",
         "central_store/catalog_file.py",
         "central_store/catalog_load.py",
         "central_store/change_notes.py",

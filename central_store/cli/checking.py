@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import asdict
 
 import click
 
-from central_store.cli.common import Root, json_option, pass_root, printed, show
-
-
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, context: click.Context | None) -> float:
-        found = re.fullmatch(r"([0-9]{1,6})(s|m|h|d)", str(value))
-        if found is None:
-            self.fail("write a number and a unit: 90s, 30m, 2h or 1d", param, context)
-        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+from central_store.cli.common import Duration, Root, json_option, pass_root, printed, show
 
 
 @click.command()
 @click.option("--read-data", is_flag=True, help="Read and re-hash every stored byte too.")
 @click.option(
-    "--max-duration", type=_Duration(), metavar="2h",
+    "--max-duration", type=Duration(), metavar="2h",
     help="With --read-data: begin no further batch after this long (s, m, h, d).",
 )  # fmt: skip
 @json_option
@@ -73,6 +62,8 @@ def check(root: Root, read_data: bool, max_duration: float | None, as_json: bool
         )
     if found.repaired:
         lines.append(f"{found.repaired:,} batches that were damaged are whole again")
+    if found.erased:
+        lines.append(f"{found.erased:,} batches are erased")
     if found.resent:
         lines.append(f"{found.resent:,} damaged batches are made up for: every file was sent again")
     lines.append(f"{len(found.problems):,} problems" if found.problems else "no problem found")

@@ -6,6 +6,7 @@ standard output); a password never comes from the command line.
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,21 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for programs.")
+
+
+class Duration(click.ParamType[float]):
+    """A time to wait or to work, in seconds; written as 90s, 30m, 2h or 1d."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, context: click.Context | None) -> float:
+        """Seconds."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"([0-9]{1,6})(s|m|h|d)", str(value))
+        if found is None:
+            self.fail("write a number and a unit: 90s, 30m, 2h or 1d", param, context)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 class Root:

@@ -23,13 +23,17 @@ def status(root: Root, as_json: bool) -> None:
     headings = {
         "facility": "facility", "batches": "batches", "objects": "images", "size": "size",
         "last_stored": "last stored", "waiting": "waiting", "replies": "to fetch",
-        "quarantined": "quarantined", "damaged": "damaged", "missing": "missing", "forks": "forks",
+        "quarantined": "quarantined", "damaged": "damaged", "erased": "erased",
+        "missing": "missing", "forks": "forks",
     }  # fmt: skip
     rows = [line | {"size": output.size(line["bytes"])} for line in lines]
     host_key = keys.fingerprint(store.card().host_key)
     text = f"store {store.name}, host key {host_key}\n" + table_or_none(
         rows, headings, "no facility is enrolled"
     )
+    waits = sum(line["erased"] for line in lines)
+    if waits:
+        text += f"\n{waits:,} erased batches wait to be removed for good: `fstore erase list`"
     known = replication.status(store, datetime.now(UTC))
     for peer in known:
         text += f"\npeer {peer.peer} lacks {peer.behind:,} batches ({output.size(peer.behind_bytes)})"
@@ -64,7 +68,7 @@ def rebuild(root: Root, as_json: bool) -> None:
 @json_option
 @pass_root
 def changes(root: Root, since: int, as_json: bool) -> None:
-    """What was added, superseded, set aside or repaired since a cursor; works while the service runs.
+    """What was added, superseded, erased, set aside or repaired since a cursor; works while the service runs.
 
     The last line, or `cursor` in the JSON document, is the cursor for the next time.
 

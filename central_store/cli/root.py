@@ -26,10 +26,11 @@ _COMMANDS = {
     "ingest": ("work", "Work through the shelves once, for cron behind another SFTP server."),
     "sshd-config": ("road", "Print a hardened configuration for OpenSSH in front of the store."),
     "status": ("look", "What is stored, and what waits."),
-    "changes": ("look", "What came in, was superseded, set aside or repaired since a cursor."),
+    "changes": ("look", "What came in, was superseded, erased, set aside or repaired since a cursor."),
     "check": ("checking", "Check that everything promised is there."),
     "audit": ("audit", "The audit log: verify it, close and print its head, views for DuckDB."),
     "audit-kit": ("audit", "A folder for an auditor: manifests, receipts, audit log, questions as SQL."),
+    "erase": ("erasing", "Batches that facilities erased: list what waits, remove it for good."),
     "rebuild": ("look", "Make the catalog again from the manifests."),
 }
 

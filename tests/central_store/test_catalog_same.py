@@ -70,10 +70,17 @@ class Made:
     def damage(self, batch: Batch) -> None:
         self.layout.damage(batch.batch).write_bytes(b"")
 
+    def erase(self, batch: Batch) -> None:
+        path = self.layout.tombstone(*batch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
     def rows(self) -> list[dict[str, Any]]:
         """All rows, by a plain reading of the manifests."""
         rows = []
         for batch, sequence in self.batches:
+            if self.layout.tombstone(*batch).exists():
+                continue
             table = (self.layout.manifest(*batch) / container.TABLE).read_bytes()
             damaged = self.layout.damage(batch.batch).exists()
             for place, found in enumerate(manifest.from_parquet(table, facility=batch.facility).to_pylist()):
@@ -183,6 +190,7 @@ STATE = (
     "SELECT * FROM instances ORDER BY ALL",
     "SELECT * FROM conflicts ORDER BY ALL",
     "SELECT * FROM damaged ORDER BY ALL",
+    "SELECT * FROM erased ORDER BY ALL",
     "SELECT * FROM batches ORDER BY ALL",
     "SELECT * EXCLUDE (part, study, series) FROM parts ORDER BY ALL",
     """SELECT count(DISTINCT study), count(DISTINCT series),
@@ -277,6 +285,10 @@ def one_sequence(made: Made, rng: random.Random) -> None:
                 for path in made.layout.damaged.iterdir():
                     path.unlink()
             catalog.follow(rng.choice(sent[: number + 1]))
+            if rng.random() < 0.2:
+                made.erase(gone := rng.choice(sent[: number + 1]))
+                catalog.erase(gone)
+                catalog.erase(gone)
         check_searches(made, catalog, rng)
         followed = state(catalog)
     with Catalog(made.layout, SETTINGS, seal=4) as catalog:
