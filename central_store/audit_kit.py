@@ -4,6 +4,7 @@
     manifests/  facilities/   as in the store: tables, statements, receipts, cards; with their signatures
     audit/                    segments of the audit log and their checkpoints
     checks/  damaged/         results of checks, notices of damaged batches
+    erased/                   tombstones of erased batches, and the store's words about them
     store.card  allowed_signers   whose keys the signatures are to be of
     views.sql  questions/*.sql    views, and the cook-book of `docs/auditors.md`
     SHA256SUMS                of every other file
@@ -138,6 +139,9 @@ def _batches(layout: Layout, folder: Path, choice: Choice, made: Kit) -> None:
         target = folder / "manifests" / batch.facility / batch.batch
         shutil.copytree(layout.manifest(*batch), target)
         made.batches += 1
+        for path in (layout.erased / batch.facility).glob(f"{batch.batch}.*"):
+            (folder / "erased" / batch.facility).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, folder / "erased" / batch.facility)
         for name in (f"{batch.batch}.json", f"{batch.batch}.json.sig"):
             if (layout.damaged / name).exists():
                 (folder / "damaged").mkdir(exist_ok=True)
@@ -191,7 +195,7 @@ def _cards(store: Store, folder: Path, choice: Choice) -> None:
     (folder / "facilities" / "former").mkdir(parents=True)
     card = store.card()
     (folder / "store.card").write_bytes(card.to_bytes() + b"\n")
-    spaces = ",".join(f"{kind}@facility-sync" for kind in ("receipt", "notice", "checkpoint"))
+    spaces = ",".join(f"{kind}@facility-sync" for kind in ("receipt", "notice", "checkpoint", "erasure"))
     lines = [f'{card.store} namespaces="{spaces}" {card.signing_key}']
     for name in facilities.enrolled(layout):
         if choice.facility not in (None, name):
@@ -199,7 +203,7 @@ def _cards(store: Store, folder: Path, choice: Choice) -> None:
         shutil.copy2(layout.card(name), folder / "facilities")
         for path in layout.former.glob(f"{name}.*.json"):
             shutil.copy2(path, folder / "facilities" / "former")
-        space = 'namespaces="statement@facility-sync"'
+        space = 'namespaces="statement@facility-sync,tombstone@facility-sync"'
         lines += [f"{name} {space} {key}" for key in facilities.signers(layout, name)]
     (folder / "allowed_signers").write_text("\n".join(lines) + "\n", "utf-8")
 

@@ -213,6 +213,10 @@ class Layout:
         """Our word about an erased batch; its signature beside it."""
         return self.erased / facility / f"{batch}.erasure.json"
 
+    def certificate(self, facility: FacilityName, batch: BatchId) -> Path:
+        """Our word that its bytes are gone; its signature beside it."""
+        return self.erased / facility / f"{batch}.certificate.json"
+
     def erased_bytes(self, batch: BatchId) -> Path:
         """What is left of an erased batch until it is purged."""
         return self.root / "quarantine" / "_erased" / batch

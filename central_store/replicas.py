@@ -11,7 +11,7 @@ Leaves to others: when (`central_store.talk`).
 
 from __future__ import annotations
 
-from central_store import batches, facilities, receipt_log, replies
+from central_store import batches, facilities, receipt_log, replies, tombstones
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import ReceiptLog
@@ -27,6 +27,8 @@ from schemas.transit import durable
 def deliver(store: Store, peer: Peer, batch: Batch, signed: container.Signed) -> None:
     """Pass on a receipt, or a notice, of a batch that is held here too."""
     if not batches.committed(store.layout, batch) or facilities.via(store.layout, batch.facility) is not None:
+        return
+    if tombstones.erased(store.layout, batch):
         return
     card = facilities.load(store.layout, batch.facility)
     if card is not None:

@@ -1,12 +1,13 @@
 """Which batches are erased: the tombstones of their facilities, as files.
 
-    erased/<facility>/<batch-id>.json  .sig            the tombstone: while it is there, the batch is erased
-    erased/<facility>/<batch-id>.erasure.json  .sig    our word that it is done; with `purged` the certificate
+    erased/<facility>/<batch-id>.json  .sig         the tombstone: while it is there, the batch is erased
+                      <batch-id>.erasure.json  .sig       our word that it is in no answer
+                      <batch-id>.certificate.json  .sig   our word that its bytes are gone: with `purged`
 
 A tombstone may be here before its batch, or without it. What is erased is a batch of a facility: a tombstone
 that names another facility's batch lies under its signer's name, where nobody looks for that batch.
 
-Guarantees: a tombstone is never removed or replaced; its signature is lasting before it counts.
+Guarantees: none of these files is ever removed or changed; its signature is lasting before it counts.
 
 Leaves to others: whose signature is believed, and what follows (`central_store.erasure`).
 """
@@ -68,17 +69,19 @@ def load(layout: Layout, batch: Batch) -> tuple[Tombstone, Signed]:
 
 
 def say(layout: Layout, signed: Signed) -> None:
-    """Keep our word about an erased batch, in the place of an earlier one."""
+    """Keep our word about an erased batch."""
     message = signed.message
     assert isinstance(message, Erasure)  # noqa: S101  # callers sign nothing else
-    _publish(layout.erasure(message.facility, message.batch), signed)
+    place = layout.certificate if message.purged else layout.erasure
+    _publish(place(message.facility, message.batch), signed)
 
 
 def said(layout: Layout, batch: Batch) -> tuple[Erasure, Signed] | None:
-    """Our word about an erased batch, or None before it is done; raises `Damaged`."""
-    if not layout.erasure(*batch).exists():
+    """Our last word about an erased batch, or None before it is done; raises `Damaged`."""
+    path = next((p for p in (layout.certificate(*batch), layout.erasure(*batch)) if p.exists()), None)
+    if path is None:
         return None
-    signed = _read(layout.erasure(*batch))
+    signed = _read(path)
     if not isinstance(signed.message, Erasure):
         raise Damaged(f"what was said about erased batch {batch.batch} cannot be read")
     return signed.message, signed

@@ -17,6 +17,7 @@ from central_store.catalog import Catalog
 from central_store.check import check
 from schemas import container, messages, names, ustar
 from tests.central_store.conftest import Place
+from tests.central_store.test_erasure import bury, tombstone
 from tests.kit.batches import Facility, Made, row
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "audit-with-standard-tools"
@@ -188,3 +189,23 @@ def test_a_damaged_pack_counts_until_it_is_made_up_for(
 def test_without_a_card_it_does_not_begin(place: Place) -> None:
     wrong = subprocess.run([str(SCRIPT), str(place.root), "/dev/null"], capture_output=True, check=False)
     assert wrong.returncode == 2
+
+
+def test_of_an_erased_batch_its_tombstone_is_looked_at(
+    place: Place, filled: tuple[Place, list[Made]]
+) -> None:
+    made = filled[1][3]
+    bury(place, place.a, tombstone(place.a, made))
+    place.work()
+    status, found, summary = audit(place)
+    assert (status, found) == (0, [])
+    assert "erased      1 batches, each as its facility's tombstone wants it" in summary
+    pack = place.store.layout.pack(made.batch)
+    pack.write_bytes(b"put back")
+    sig = place.store.layout.tombstone(names.facility_name("clinic-a"), made.batch).with_suffix(".json.sig")
+    _edit(sig, _flip(60))
+    folder = f"manifests/clinic-a/{made.batch}"
+    assert audit(place)[1] == [
+        f"erased {folder}: its tombstone does not name it, or is not signed by its facility",
+        f"erased {folder}: its manifest or its pack is still there",
+    ]

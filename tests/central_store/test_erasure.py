@@ -345,6 +345,8 @@ def die(origin: Place, root: Path, made: tuple[Made, Made], *at: int) -> int:
         steps = steps or begun[0]
         nothing_is_half_erased(place, *made)
     erase(place)
+    bury(place, place.a, tombstone(place.a, made[0]))  # the terminal asks until it has the certificate
+    erase(place)
     all_is_erased(place, *made)
     shutil.rmtree(root)
     return steps
