@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from central_store import batches, damage, ingest, packs, people, receipt_log, witness
+from central_store import batches, damage, ingest, packs, people, receipt_log, tombstone_talk, witness
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import ReceiptLog
@@ -80,8 +80,9 @@ def batches_answer(
 
 
 def people_answer(store: Store, peer: Peer, request: PeopleRequest, now: datetime) -> PeopleAnswer:
-    """Cards, accounts and grants of the facilities this peer takes part in."""
+    """Cards, accounts, grants and tombstones of the facilities this peer takes part in."""
     told = people.told(store, peer, now)
+    page = tombstone_talk.lacking(store.layout, told.shared, request.tombstones, request.after)
     return PeopleAnswer(
         store=store.name,
         request=request.id,
@@ -89,8 +90,9 @@ def people_answer(store: Store, peer: Peer, request: PeopleRequest, now: datetim
         changes=tuple(item.signed.data.decode() for item in told.changes),
         keys=tuple(item.key for item in told.changes),
         signatures=tuple(item.signed.armor for item in told.changes),
-        tombstones=(),
-        tombstone_signatures=(),
-        more=False,
+        tombstones=tuple(signed.data.decode() for signed in page.found),
+        tombstone_signatures=tuple(signed.armor for signed in page.found),
+        more=page.more,
+        people=told.digest,
         answered=rfc3339(now),
     )

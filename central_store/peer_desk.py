@@ -45,6 +45,11 @@ class PeerDesk:
         """Ask every peer what is due."""
         self._talk.tick()
 
+    def erased(self) -> None:
+        """A facility erased something: the peers are to hear of it now."""
+        self._talk.erased()
+        self._talk.tick()
+
     def look(self, peer: Peer) -> int:
         """Hear what a peer says, and see what it sent; returns how many messages were refused."""
         try:

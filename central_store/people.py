@@ -25,14 +25,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from central_store import accounts, audit, facilities
+from central_store import accounts, audit, facilities, tombstones
 from central_store.layout import Layout
 from central_store.peers import ANY, Peer
 from central_store.settings import Store
 from schemas import container, keys, names
 from schemas.errors import FormatError, SettingsError, SyncError
 from schemas.messages import FacilityCard, canonical, rfc3339
-from schemas.names import FacilityName
+from schemas.names import BatchId, FacilityName
 from schemas.peer_messages import Change, PeopleAnswer
 from schemas.transit import durable
 
@@ -151,16 +151,19 @@ class Told(NamedTuple):
 
     cards: tuple[str, ...]
     changes: tuple[Known, ...]
+    shared: tuple[FacilityName, ...]
+    erased: tuple[tuple[BatchId, ...], ...]
+    """Of each of the shared facilities."""
 
     @property
     def digest(self) -> str:
         """Changes when any of it does."""
-        said = [self.cards, [item.signed.armor for item in self.changes]]
+        said = [self.cards, [item.signed.armor for item in self.changes], self.erased]
         return hashlib.sha256(canonical(said)).hexdigest()
 
 
 def told(store: Store, peer: Peer, now: datetime) -> Told:
-    """Cards, former ones too, and changes of the facilities this peer takes part in."""
+    """Cards, former ones too, changes and erased batches of the facilities this peer takes part in."""
     layout, cards = store.layout, []
     shared = [name for name in facilities.enrolled(layout) if {ANY, name} & set(peer.facilities)]
     for name in shared:
@@ -171,7 +174,8 @@ def told(store: Store, peer: Peer, now: datetime) -> Told:
     record(store, now)
     words = {(known.change.subject, known.key): known for known in everything(layout)}
     ours = [words[word] for word in sorted(words) if about(layout, word[0])[0] in shared]
-    return Told(tuple(cards), tuple(ours))
+    erased = tuple(tuple(sorted(tombstones.of(layout, name))) for name in shared)
+    return Told(tuple(cards), tuple(ours), tuple(shared), erased)
 
 
 # -- from a peer -------------------------------------------------------------------------------------

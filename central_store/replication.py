@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from central_store import batches, carrying, ingest, peers
+from central_store import batches, carrying, ingest, peers, tombstones
+from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.peers import Peer
 from central_store.receipt_log import ReceiptLog, batch_of, decode
 from central_store.service import Clock, Service
 from central_store.settings import Store
 from schemas.errors import Busy
+from schemas.messages import Receipt
 from schemas.names import BatchId, FacilityName
 
 AGAIN = 2.0
@@ -68,7 +70,7 @@ def _entries(log: ReceiptLog) -> dict[BatchId, bytes]:
 def _status(layout: Layout, peer: Peer, ours: dict[BatchId, bytes], now: datetime) -> PeerStatus:
     theirs = _entries(ReceiptLog(layout.peer(peer.name) / "log"))
     lacking = [decode(entry).receipt for batch, entry in ours.items() if batch not in theirs]
-    lacking = [one for one in lacking if batches.committed(layout, batches.Batch(one.facility, one.batch))]
+    lacking = [one for one in lacking if _matters(layout, one)]
     since = min((receipt.stored for receipt in lacking), default="")
     noted = note(layout, peer.name)
     return PeerStatus(
@@ -78,12 +80,26 @@ def _status(layout: Layout, peer: Peer, ours: dict[BatchId, bytes], now: datetim
         behind_bytes=sum(receipt.bytes for receipt in lacking),
         behind_since=since,
         behind_minutes=int((now - datetime.fromisoformat(since)).total_seconds() // 60) if since else 0,
-        missing=sum(batch not in ours for batch in theirs),
+        missing=sum(
+            not tombstones.erased(layout, _named(decode(entry).receipt))
+            for batch, entry in theirs.items()
+            if batch not in ours
+        ),
         refused=int(noted.get("refused", 0)),
         heard=str(noted.get("heard", "")),
         level=bool(noted.get("level")) and not lacking,
         alarms=tuple(f"{kind} {when}" for when, kind in peers.alarms(layout, peer.name)),
     )
+
+
+def _named(receipt: Receipt) -> Batch:
+    return Batch(receipt.facility, receipt.batch)
+
+
+def _matters(layout: Layout, receipt: Receipt) -> bool:
+    """Whether a batch of our log is one that a peer should have too."""
+    batch = _named(receipt)
+    return batches.committed(layout, batch) and not tombstones.erased(layout, batch)
 
 
 def note(layout: Layout, name: FacilityName) -> dict[str, Any]:

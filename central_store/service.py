@@ -49,6 +49,7 @@ from central_store.settings import Store, log_change
 from central_store.sql import Question
 from central_store.talk import Talk, Wanted
 from schemas import names
+from schemas.container import Signed
 from schemas.errors import AccessDenied, Damaged, FormatError, SealError, SyncError
 from schemas.messages import FacilityCard, StoreCard
 from schemas.names import FacilityName, ShelfName
@@ -215,7 +216,7 @@ class Service:
         self._unpublished = bool(erasure.recover(self._store, self._catalog, self._clock.now()))
         self._jobs = Jobs(self._store)
         stack.callback(self._jobs.close)
-        talk = Talk(self._store, self._clock.now, self._clock.monotonic)
+        talk = Talk(self._store, self._clock.now, self._clock.monotonic, self._told_of)
         self._peers = PeerDesk(self._store, self._catalog, talk, self._jobs)
 
     # -- looking ---------------------------------------------------------------------------------
@@ -267,12 +268,18 @@ class Service:
         try:
             signed = erasure.arrived(self._store, card, name)
             if erasure.take(self._store, self._catalog, signed, self._clock.now()):
-                self._unpublished = True  # what is published has its rows: not for long
-                self._peers.tick()
+                self._unpublished = True
+                self._peers.erased()
         except FileNotFoundError:
             return
         except SyncError as error:
             self._refuse(card, str(name), name.id, "tombstone", error)
+
+    def _told_of(self, signed: Signed, peer: FacilityName) -> int:
+        """A peer told of a tombstone, whose signature fits."""
+        fresh = erasure.take(self._store, self._catalog, signed, self._clock.now(), peer=peer)
+        self._unpublished = self._unpublished or fresh > 0
+        return fresh
 
     def _request(self, card: FacilityCard, name: ShelfName) -> None:
         try:

@@ -3,9 +3,11 @@
 Both ends do the same, each for itself: follow the other's log, and ask for what is missing here. All of it is
 files on the peer's shelf, carried by whichever side dials (`central_store.carry`).
 
-    log-request       from here on, please; and how long ours is, so that the other asks back
+    log-request       from here on, please; and how long ours is and what we say of people, so that the other
+                      asks back
     log-answer        receipts, with the size and root of the whole log
-    people-request    when the digest in a log-answer is new; before batches, which need the facilities' keys
+    people-request    when the digest in a log-answer is new; before batches, which need the facilities' keys;
+                      the answer brings tombstones too: nothing they name is asked for any more
     batches-request   the newest missing ones first, so many at a time; each comes as an ordinary `.batch`
 
 A peer's log is trusted only as a continuation of what is known of it: the root that follows from the known
@@ -41,12 +43,15 @@ from central_store import (
     people,
     receipt_log,
     replicas,
+    tombstone_talk,
     witness,
 )  # fmt: skip
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import Entry, ReceiptLog
 from central_store.settings import Store
+from schemas.container import Signed
+from schemas.erasure_messages import name_of
 from schemas.errors import FormatError, SyncError
 from schemas.merkle import Range
 from schemas.messages import Message, rfc3339
@@ -97,6 +102,8 @@ class _State:
     refused: set[BatchId] = field(default_factory=set)
     delivered: set[BatchId] = field(default_factory=set)
     people: str = ""
+    people_told: str = ""  # the digest of its last question
+    after: str = ""  # the last tombstone of a page that was not the last
     level: bool = False  # it lacks nothing of ours, it says
     behind: bool = False  # its log has more than we followed
 
@@ -108,10 +115,17 @@ class Talk:
         store: an opened store.
         now: the time, in UTC.
         monotonic: seconds.
+        erase: does what a verified tombstone says that a peer told; returns how much was not erased before.
     """
 
-    def __init__(self, store: Store, now: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
-        self._store, self._now, self._monotonic = store, now, monotonic
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        erase: Callable[[Signed, FacilityName], int],
+    ) -> None:
+        self._store, self._now, self._monotonic, self._erase = store, now, monotonic, erase
         self._log = ReceiptLog(store.layout.log)
         self._states: dict[FacilityName, _State] = {}
 
@@ -160,6 +174,7 @@ class Talk:
             wanted=len(state.wanted) + len(state.coming),
             size=ours.size,
             root=ours.root.hex(),
+            people=people.told(self._store, peer, self._now()).digest,
             created=rfc3339(self._now()),
         )
         self._say(peer, request)
@@ -196,8 +211,8 @@ class Talk:
         request = PeopleRequest(
             id=state.asked_people,
             store=self._store.name,
-            tombstones=(),
-            after="",
+            tombstones=tombstone_talk.have(self._store.layout),
+            after=state.after,
             created=rfc3339(self._now()),
         )
         self._say(peer, request)
@@ -232,21 +247,41 @@ class Talk:
             self._say(peer, peer_answers.people_answer(self._store, peer, message, self._now()))
         elif isinstance(message, PeopleAnswer) and message.request == state.asked_people:
             state.asked_people = None
+            state.people = (
+                message.people
+            )  # put back from a copy meanwhile, it may say less than was announced
             if people.apply(self._store, peer, message, self._now()):
                 state.wanted = dict.fromkeys(state.refused, 0) | state.wanted
                 state.refused.clear()
             else:
                 state.people = ""  # asked again with the next piece of its log
+            self._bury(peer, state, message)
         self._note(peer, state)
         return wanted
+
+    def _bury(self, peer: Peer, state: _State, answer: PeopleAnswer) -> None:
+        """Erase what facilities signed; then what is still wanted is looked up anew."""
+        fresh = sum(
+            self._erase(signed, peer.name) for signed in tombstone_talk.heard(self._store, peer, answer)
+        )
+        state.after = name_of(answer.tombstones[-1].encode()) if answer.more and answer.tombstones else ""
+        if fresh:
+            self.erased()
+            mirror = self._mirror(peer)
+            state.wanted.clear()
+            state.refused.clear()
+            self._want(peer, state, mirror.entries(self._settled(peer), mirror.range().size))
+        if state.after:
+            self._ask_people(peer, state, state.people)
 
     def _asked_for_log(self, peer: Peer, state: _State, request: LogRequest) -> None:
         known, wanted = self._mirror(peer).range(), len(state.wanted) + len(state.coming)
         answer = peer_answers.log_answer(self._store, peer, request, known.size, wanted, self._now())
         self._say(peer, answer)
         state.behind = (request.size, request.root) != (known.size, known.root.hex())
-        if state.behind:
-            state.next_ask = float("-inf")  # ask back now
+        if state.behind or request.people not in (state.people, state.people_told):
+            state.next_ask = float("-inf")  # ask back now; about the same people once
+        state.people_told = request.people
         state.level = request.start == answer.size and request.wanted == 0
 
     # -- following -------------------------------------------------------------------------------
@@ -321,14 +356,19 @@ class Talk:
     def _want(self, peer: Peer, state: _State, entries: Any) -> None:
         for entry in map(receipt_log.decode, entries):
             batch = entry.receipt.batch
-            if batch in state.coming or ingest.accepted(self._store, Batch(entry.receipt.facility, batch)):
+            if batch in state.coming or ingest.settled(self._store, Batch(entry.receipt.facility, batch)):
                 continue
             state.wanted[batch] = entry.receipt.bytes
         log.info("compared peer=%s missing=%d", peer.name, len(state.wanted) + len(state.coming))
 
     def _held(self, batch: BatchId) -> bool:
         found = batches.find(self._store.layout, batch)
-        return found is not None and ingest.accepted(self._store, found)
+        return found is not None and ingest.settled(self._store, found)
+
+    def erased(self) -> None:
+        """There are tombstones that the peers do not know yet: the next tick lets them ask."""
+        for state in self._states.values():
+            state.told = -1
 
     # -- what became of it -----------------------------------------------------------------------
 

@@ -96,16 +96,19 @@ MOST_TOMBSTONES = 1000
 class LogRequest(Message):
     """A store asks a peer: what is in your log from `start` on? I wait for `wanted` of your batches.
 
-    Mine has `size` entries, and this is its root.
+    Mine has `size` entries, and this is its root; `people` is the digest of what my `people-answer` would
+    hold.
     """
 
     TYPE: ClassVar[str] = "log-request"
+    VERSION: ClassVar[int] = 2
     id: names.RequestId = _is(names.request_id)
     store: names.FacilityName = _is(names.facility_name)
     start: int = _is(_count)
     wanted: int = _is(_count)
     size: int = _is(_count)
     root: str = _is(names.object_id)
+    people: str = _is(names.object_id)
     created: str = _is(_moment)
 
 
@@ -191,7 +194,7 @@ class PeopleAnswer(Message):
 
     `changes` are the last of each store about each subject, each with that store's key and signature.
     `tombstones` are those the asker lacks, by their SHA-256, each with its facility's signature; with `more`
-    they are not all.
+    they are not all. `people` is the digest of all of it, as it stands in a `log-answer`.
     """
 
     TYPE: ClassVar[str] = "people-answer"
@@ -205,4 +208,5 @@ class PeopleAnswer(Message):
     tombstones: tuple[str, ...] = _is(_list(_tombstone, MOST_TOMBSTONES))
     tombstone_signatures: tuple[str, ...] = _is(_list(_text(1024), MOST_TOMBSTONES))
     more: bool = _is(_flag)
+    people: str = _is(names.object_id)
     answered: str = _is(_moment)

@@ -9,8 +9,10 @@ What a schedule draws from:
     crash        a store dies at one of its next steps on the disk, and starts again
     copy         a store is copied; later it is put back from that
     damage       a pack is found damaged
+    erase        a facility erases a batch of its own, at any store, whether that has it or not
     hostile      a peer sends rubbish, batches under false names, forged batches, old messages again; it signs
-                 for what it does not have; its log is cut off, forks, or holds another store's receipt
+                 for what it does not have; its log is cut off, forks, or holds another store's receipt; it
+                 tells of tombstones that no facility signed
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from pathlib import Path
 
 import pytest
 
-from central_store import damage, facilities, peers, plain_reader, receipt_log
+from central_store import damage, facilities, peers, plain_reader, receipt_log, tombstones
 from central_store.batches import Batch
 from central_store.receipt_log import ReceiptLog
 from central_store.talk import STUCK
 from schemas import container, envelope, keys, manifest, messages, names
+from schemas.erasure_messages import Tombstone
 from schemas.messages import Receipt
 from tests.central_store.test_crash import Dead, dying
 from tests.kit.batches import NOW, Facility, Made, row
@@ -111,6 +114,7 @@ class World:
             self.nodes[j].knows(self.nodes[i])
         self.honest = [node for node in self.nodes if node is not self.evil]
         self.promised: set[Batch] = set()
+        self.erased: set[Batch] = set()
         self.cut: set[tuple[int, int]] = set()
         self.copies: dict[int, tuple[Path, int]] = {}
         self.noticed: set[tuple[str, str]] = set()
@@ -132,8 +136,22 @@ class World:
         sealed = envelope.seal_bytes(made.plain, [node.store.card().age_recipient])
         node.upload(home, made._replace(sealed=sealed))
         batch = Batch(names.facility_name(home.name), made.batch)
-        if node is not self.evil and batch in node.held():
+        if node is not self.evil and batch in node.held() - self.erased:  # a store may not know of it yet
             self.promised.add(batch)
+
+    def erase(self) -> None:
+        """Of those that were promised, if there are any; else one that never came."""
+        node = self.choice.choice(self.honest)
+        home, made = self.choice.choice(self.pool)
+        chosen = Batch(names.facility_name(home.name), made.batch)
+        if self.promised:
+            chosen = self.choice.choice(sorted(self.promised))
+            home = next(one for one in self.templates.homes if one.name == chosen.facility)
+        if facilities.load(node.layout, chosen.facility) is None:
+            return
+        node.bury(home, tombstone(home, chosen.batch))
+        self.promised.discard(chosen)
+        self.erased.add(chosen)
 
     def carry(self) -> None:
         for i, j in self.links:
@@ -181,6 +199,7 @@ class World:
         node.open()
         everywhere = set[Batch]().union(*(one.held() for one in self.honest))
         self.promised &= everywhere
+        self.erased &= set[Batch]().union(*map(buried, self.honest))
 
     def expect(self, node: Node, size: int) -> None:
         """Of the node's log only the first entries stay: who knew more of it must notice."""
@@ -203,7 +222,7 @@ class World:
     def hostile(self) -> None:
         if self.evil is not None:
             self.choice.choice(
-                (self.rubbish, self.false_name, self.forge, self.replay, self.ghost, self.once)
+                (self.rubbish, self.false_name, self.forge, self.replay, self.ghost, self.once, self.murder)
             )()
 
     def put(self, name: str, data: bytes) -> None:
@@ -240,6 +259,13 @@ class World:
         batch = names.batch_id(f"{self.choice.getrandbits(256):064x}")
         log = ReceiptLog(self.evil.layout.log)
         log.append(list(entries_of(self.evil, self.templates.homes[0].name, [batch])))
+
+    def murder(self) -> None:
+        """It says that a facility erased what it did not."""
+        assert self.evil is not None
+        home, made = self.choice.choice(self.pool)
+        forged = tombstone(Facility(home.name), made.batch)
+        tombstones.record(self.evil.layout, Batch(names.facility_name(home.name), made.batch), forged)
 
     def once(self) -> None:
         """Its own kind of lie about its log, one time."""
@@ -278,6 +304,12 @@ class World:
         """All that must hold when everything healed."""
         assert len({node.set_hash() for node in self.honest}) == 1, what
         assert self.promised <= self.honest[0].held(), what
+        for node in self.honest:
+            assert self.erased <= buried(node), f"erased everywhere; {what}"
+            assert not buried(node) & self.promised, f"nobody else erases; {what}"
+            assert not buried(node) & node.held(), what
+            waiting = [batch for batch in buried(node) if not node.layout.erasure(*batch).exists()]
+            assert waiting == [], what
         for observer in self.honest:
             for observed in self.nodes:
                 alarms = peers.alarms(observer.layout, observed.name)
@@ -285,6 +317,22 @@ class World:
                     assert alarms, f"{observer.name} must notice {observed.name}; {what}"
                 if observed.name not in self.suspects:
                     assert not alarms, f"a false alarm; {what}"
+
+
+def tombstone(who: Facility, batch: names.BatchId) -> container.Signed:
+    """A facility erases a batch."""
+    said = Tombstone(
+        facility=names.facility_name(who.name),
+        batches=(batch,),
+        reason="asked",
+        created=messages.rfc3339(NOW),
+    )
+    return container.sign(said, who.key)
+
+
+def buried(node: Node) -> set[Batch]:
+    """What a store knows to be erased."""
+    return set(tombstones.everything(node.layout))
 
 
 def known(observer: Node, observed: Node) -> int:
@@ -301,7 +349,7 @@ def settled(nodes: list[Node]) -> None:
 
 
 OPS = ["upload"] * 4 + ["carry"] * 6 + ["step"] * 6 + ["hostile"] * 3
-OPS += ["partition", "partition", "crash", "crash", "copy", "put_back", "damage"]
+OPS += ["partition", "partition", "crash", "crash", "copy", "put_back", "damage", "erase", "erase"]
 
 
 def schedule(folder: Path, templates: Templates, seed: str, length: int) -> None:

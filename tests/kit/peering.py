@@ -16,12 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from central_store import batches, facilities, inbox, ingest, peers, reseal, settings, verify
+from central_store import batches, erasure, facilities, inbox, ingest, peers, reseal, settings, verify
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.talk import Talk
-from schemas import names
+from schemas import container, envelope, names
+from schemas.container import Signed
+from schemas.erasure_messages import name_of
 from schemas.errors import SyncError
+from schemas.names import ShelfName
 from tests.kit.batches import NOW, Facility, Made
 
 
@@ -30,6 +33,9 @@ class _NoCatalog:
 
     def follow(self, _batch: Batch) -> None:
         """A batch was committed."""
+
+    def erase(self, _batch: Batch) -> None:
+        """A batch was erased."""
 
 
 class Node:
@@ -52,8 +58,12 @@ class Node:
         self.catalog: Any = _NoCatalog()
         if not self.layout.log.joinpath("head").exists():
             ingest.complete_log(self.store)
-        self.talk = Talk(self.store, self.now, lambda: self.seconds)
+        self.talk = Talk(self.store, self.now, lambda: self.seconds, self._told_of)
         ingest.recover(self.store, self.catalog)
+        erasure.recover(self.store, self.catalog, self.now())
+
+    def _told_of(self, signed: Signed, peer: names.FacilityName) -> int:
+        return erasure.take(self.store, self.catalog, signed, self.now(), peer=peer)
 
     def close(self) -> None:
         """End without a word."""
@@ -69,6 +79,15 @@ class Node:
         (shelf / made.file).write_bytes(made.sealed)
         self.take(who.card, made.batch)
 
+    def bury(self, who: Facility, signed: Signed) -> None:
+        """A facility's tombstone, taken as from its shelf."""
+        name = ShelfName(name_of(signed.data), "tombstone")
+        sealed = envelope.seal_bytes(container.whole(signed), [self.store.card().age_recipient])
+        (self.layout.inbound(names.facility_name(who.name)) / str(name)).write_bytes(sealed)
+        taken = erasure.arrived(self.store, who.card, name)
+        erasure.take(self.store, self.catalog, taken, self.now())
+        self.talk.erased()
+
     def take(self, card: object, batch: names.BatchId) -> None:
         """What the service does with an arrived batch."""
         shelf = getattr(card, "facility", None) or getattr(card, "store")  # noqa: B009
@@ -79,7 +98,10 @@ class Node:
         except SyncError as error:
             self.refused.append(str(error))
             (self.layout.inbound(shelf) / f"{batch}.batch").unlink(missing_ok=True)
-            self.talk.refused(shelf, batch)
+            if getattr(error, "reason", "") == "erased":
+                self.talk.taken(shelf, batch)
+            else:
+                self.talk.refused(shelf, batch)
             return
         if peers.load(self.layout, shelf) is not None:
             self.talk.taken(shelf, batch)

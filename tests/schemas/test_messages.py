@@ -107,7 +107,8 @@ TOMBSTONE = erasure_messages.Tombstone(**SAMPLES[erasure_messages.Tombstone]).to
 CHANGE: dict[str, object] = {"store": "central", "subject": "grants/a.b.json", "content": "", "changed": T}
 SAMPLES |= {
     peer_messages.LogRequest: {
-        "id": R, "store": "north", "start": 1, "wanted": 0, "size": 2, "root": H, "created": T,
+        "id": R, "store": "north", "start": 1, "wanted": 0, "size": 2, "root": H, "people": H,
+        "created": T,
     },
     peer_messages.LogAnswer: {
         "store": "central", "request": R, "start": 1, "size": 2, "root": H, "receipts": [RECEIPT],
@@ -123,7 +124,7 @@ SAMPLES |= {
     peer_messages.PeopleAnswer: {
         "store": "central", "request": R, "cards": [CARD], "answered": T,
         "keys": [SSH], "signatures": ["armor"], "tombstones": [TOMBSTONE], "tombstone_signatures": ["armor"],
-        "more": False,
+        "more": False, "people": H,
         "changes": [peer_messages.Change(**CHANGE).to_bytes().decode()],
     },
 }  # fmt: skip
