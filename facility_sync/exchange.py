@@ -24,10 +24,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from facility_sync import receipts
+from facility_sync import receipts, tombstones
 from facility_sync.home import Home
 from facility_sync.patience import Patience, next_look, persist
 from schemas import container, envelope, messages, names, ustar
+from schemas.erasure_messages import Erasure
 from schemas.errors import (
     AccessDenied,
     Damaged,
@@ -119,6 +120,10 @@ class Desk:
         with source:
             self._in.put(name, source, os.fstat(source.fileno()).st_size, progress, mark)
 
+    def put(self, name: names.ShelfName, source: BinaryIO, size: int) -> None:
+        """Put something sealed on the store's shelf."""
+        self._in.put(name, source, size)
+
     def ask(self, request: messages.Message, identifier: names.RequestId) -> None:
         """Sign, seal and send a request."""
         signed = container.sign(request, self._home.ssh_key)
@@ -197,6 +202,28 @@ class Desk:
         expected = zip(said, answer.sizes, strict=True)
         return answer, [table for _, table in container.read_manifests(tar, expected)]
 
+    def hear_erasures(self) -> None:
+        """Keep what the store says of erased batches and refused tombstones, and nothing else."""
+        for name in list(self._out.names()):
+            if name.kind not in ("erasure", "refusal") or len(name.id) == 32:
+                continue
+            sealed = io.BytesIO()
+            if not self._out.try_get(name, sealed, SMALL):
+                continue
+            signed = self._read(sealed.getvalue()).signed
+            message = signed.message
+            if isinstance(message, Erasure) and message.batch == name.id:
+                tombstones.heard(self._home, signed)
+            elif (
+                isinstance(message, messages.Refusal)
+                and message.kind == "tombstone"
+                and message.subject == name.id
+            ):
+                tombstones.refused(self._home, message.subject, message.store, message.reason)
+            else:
+                continue
+            self._out.remove(name)
+
     def news(self) -> Iterator[messages.Receipt | messages.Refusal | messages.Notice | Replica]:
         """What the shelf says of batches, each verified; receipts, replicas and notices are kept first.
 
@@ -205,6 +232,7 @@ class Desk:
         What cannot be believed is left where it is and raises after the others were taken.
         """
         doubtful: SyncError | None = None
+        self.hear_erasures()
         for name in sorted(self._out.names(), key=lambda name: name.kind == "notice"):
             if name.kind not in ("receipt", "replica", "refusal", "notice") or len(name.id) == 32:
                 continue  # answers and refusals of requests belong to whoever asked

@@ -11,6 +11,7 @@
     replicas/NAME/        the receipts further stores gave for the same batches
     checkpoints/STORE/    checkpoints of the store's audit log, signed by it
     offline/              the rows this terminal may see, for questions with the line down    mode 0600
+    erased/               the tombstones this terminal signed, and what the stores said of them
     pruned.jsonl          every local file that was deleted because it is stored
     releases.log          who released which kind of device, and who took it back
     staging/              work of one round; wiped when a round begins
@@ -91,6 +92,11 @@ class Home:
     def replicas(self) -> Path:
         """Receipts of further stores, a folder for each."""
         return self.root / "replicas"
+
+    @property
+    def erased(self) -> Path:
+        """Tombstones, a folder for each (`facility_sync.tombstones`)."""
+        return self.root / "erased"
 
     @property
     def offline(self) -> Path:

@@ -82,6 +82,8 @@ def _settled(
 def _count_known(report: Report, source: str, fact: scan.Fact, state: str, reason: str) -> None:
     if state == "stored":
         report.known += 1
+    elif state == "erased":
+        report.erased += 1
     elif state == "refused":
         report.refused.append(Line(source, below(fact.folder, fact.name), reason))
     else:

@@ -1,7 +1,8 @@
 """Every file of the sources with what became of it: those that lie there, and those that are gone.
 
-Guarantees: each file comes out once, with one of three states: `stored` (a receipt or the store's own word
-names it), `waiting`, `refused`. Nothing is opened; memory follows one folder.
+Guarantees: each file comes out once, with one of four states: `stored` (a receipt or the store's own word
+names it), `waiting`, `refused`, `erased` (its image was, and it is not sent again). Nothing is opened; memory
+follows one folder.
 
 Leaves to others: counting (`facility_sync.intake.survey`), printing.
 """
@@ -27,7 +28,7 @@ class File:
         source: where it lies, or lay.
         path: below its source.
         bytes: its size; 0 for what is no file.
-        state: `stored`, `waiting` or `refused`.
+        state: `stored`, `waiting`, `refused` or `erased`.
         reason: why it is not stored; for a stored file `pruned` or `gone` if it does not lie here any more.
         batch: the batch it is in, if it is in one.
         stored: when the store confirmed that batch, if a receipt here says so.
@@ -80,6 +81,7 @@ def _absent(source: str, record: Record) -> File:
     state, reason = {
         "stored": ("stored", "pruned" if record.pruned else "gone"),
         "lost": ("refused", "lost-and-gone"),
+        "erased": ("erased", "gone"),
     }.get(record.state, ("waiting", record.state))
     return File(
         source=source, path=below(record.folder, record.name), bytes=record.size, state=state, reason=reason,

@@ -4,18 +4,19 @@ Guarantees: every transition is one transaction that is on disk when the call re
 `ready -> sent -> stored | refused` and only a verified receipt (the caller's promise) makes it
 `stored`. A file's state follows from its batch, so no crash can leave the two in disagreement; only the
 notice of the last store that held a batch takes a file out of it (`lost`), until it is taken again or the
-batch is back.
+batch is back. A file whose keyed digest is erased is `erased`, whatever else is known of it.
 
 It is an index: deleting it costs one round in which every file is read again and found held.
 
-Leaves to others: looking at files (`facility_sync.scan`), verifying receipts (`facility_sync.exchange`).
+Leaves to others: looking at files (`facility_sync.scan`), verifying receipts (`facility_sync.exchange`), what
+is erased (`facility_sync.erased_files`).
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,7 +25,7 @@ from schemas.errors import VersionError
 from schemas.messages import Statement
 from schemas.names import BatchId
 
-VERSION = 3
+VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE batches (
@@ -49,7 +50,8 @@ CREATE INDEX files_by_instance ON files (instance) WHERE instance <> '';
 CREATE INDEX files_by_batch ON files (batch) WHERE batch <> '';
 CREATE INDEX files_refused ON files (state) WHERE state = 'refused';
 CREATE INDEX files_lost ON files (lost) WHERE lost <> '';
-CREATE TABLE heads (sequence INTEGER PRIMARY KEY, batch TEXT NOT NULL)
+CREATE TABLE heads (sequence INTEGER PRIMARY KEY, batch TEXT NOT NULL);
+CREATE TABLE erased (digest TEXT PRIMARY KEY) WITHOUT ROWID
 """
 _UPGRADES = {
     1: """ALTER TABLE files ADD COLUMN pruned TEXT NOT NULL DEFAULT '';
@@ -57,13 +59,14 @@ ALTER TABLE files ADD COLUMN lost TEXT NOT NULL DEFAULT '';
 CREATE INDEX files_lost ON files (lost) WHERE lost <> ''""",
     2: """ALTER TABLE batches ADD COLUMN sealed_for TEXT NOT NULL DEFAULT '';
 CREATE TABLE holders (batch TEXT NOT NULL, store TEXT NOT NULL, PRIMARY KEY (batch, store)) WITHOUT ROWID""",
+    3: "CREATE TABLE erased (digest TEXT PRIMARY KEY) WITHOUT ROWID",
 }
 """From each earlier version to the next."""
 
 LedgerFailure = sqlite3.Error
 """What comes out of a ledger whose disk fails; whoever leads the round translates it."""
 
-FileState = Literal["stored", "sent", "ready", "refused", "lost"]
+FileState = Literal["stored", "sent", "ready", "refused", "lost", "erased"]
 
 
 class Known(NamedTuple):
@@ -120,13 +123,14 @@ class Batch(NamedTuple):
     stored: str
 
 
-_STATE = """CASE WHEN f.lost <> '' THEN 'lost' WHEN f.state = 'packed' THEN b.state
-    WHEN f.state = 'held' THEN 'stored' ELSE f.state END"""
+_ERASED = "f.digest IN (SELECT digest FROM erased)"
+_STATE = f"""CASE WHEN {_ERASED} THEN 'erased' WHEN f.lost <> '' THEN 'lost'
+    WHEN f.state = 'packed' THEN b.state WHEN f.state = 'held' THEN 'stored' ELSE f.state END"""
 _REASON = """CASE WHEN f.state = 'packed' THEN b.reason ELSE f.reason END"""
-_JOIN = "files f LEFT JOIN batches b USING (batch)"
+JOIN = "files f LEFT JOIN batches b USING (batch)"
 
 
-def _key(path: str) -> str | bytes:
+def key_of(path: str) -> str | bytes:
     """A path as SQLite can hold it: text, or the raw bytes of a name that is no UTF-8."""
     try:
         path.encode("utf-8")
@@ -139,11 +143,11 @@ class Ledger:
     """The ledger's database; one process writes it at a time (`Home.only_round`), others may read."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self._db = self.database = sqlite3.connect(path, isolation_level=None, timeout=30)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         if self._version() != VERSION:
-            with self._transaction():
+            with self.transaction():
                 self._upgrade()
 
     def _version(self) -> int:
@@ -159,7 +163,8 @@ class Ledger:
         self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """All of what happens meanwhile, or nothing."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -175,9 +180,8 @@ class Ledger:
     def folder(self, source: str, folder: str) -> dict[str, Known]:
         """The files known in one folder, by name."""
         rows = self._db.execute(
-            f"SELECT name, f.size, mtime_ns, {_STATE}, {_REASON} FROM {_JOIN} "
-            "WHERE source = ? AND folder = ?",
-            (_key(source), _key(folder)),
+            f"SELECT name, f.size, mtime_ns, {_STATE}, {_REASON} FROM {JOIN} WHERE source = ? AND folder = ?",
+            (key_of(source), key_of(folder)),
         )
         return {os.fsdecode(name): Known(*rest) for name, *rest in rows}
 
@@ -185,9 +189,9 @@ class Ledger:
         """Everything known of the files of one source, or of one folder of it, by folder and name."""
         rows = self._db.execute(
             f"SELECT folder, name, f.size, mtime_ns, {_STATE}, {_REASON}, f.batch, digest, "
-            f"coalesce(b.stored, ''), pruned FROM {_JOIN} "
+            f"coalesce(b.stored, ''), pruned FROM {JOIN} "
             "WHERE source = ?1 AND (?2 IS NULL OR folder = ?2) ORDER BY folder, name",
-            (_key(source), None if folder is None else _key(folder)),
+            (key_of(source), None if folder is None else key_of(folder)),
         )
         for at, name, *rest in rows:
             yield Record(os.fsdecode(at), os.fsdecode(name), *rest)
@@ -195,7 +199,7 @@ class Ledger:
     def pruned(self, source: str) -> int:
         """Number of files of one source that were deleted here after they were stored."""
         row = self._db.execute(
-            "SELECT count(*) FROM files WHERE source = ? AND pruned <> ''", (_key(source),)
+            "SELECT count(*) FROM files WHERE source = ? AND pruned <> ''", (key_of(source),)
         ).fetchone()
         return int(row[0])
 
@@ -203,31 +207,33 @@ class Ledger:
         """Number of files by state in one source."""
         return dict(
             self._db.execute(
-                f"SELECT {_STATE}, count(*) FROM {_JOIN} WHERE source = ? GROUP BY 1", (_key(source),)
+                f"SELECT {_STATE}, count(*) FROM {JOIN} WHERE source = ? GROUP BY 1", (key_of(source),)
             )
         )
 
     def not_stored(self) -> Iterator[tuple[str, str, str, FileState, str]]:
         """Source, folder, name, state and reason of every known file that is not stored."""
         rows = self._db.execute(
-            f"SELECT source, folder, name, {_STATE}, {_REASON} FROM {_JOIN} "
-            "WHERE f.state = 'refused' OR f.lost <> '' OR b.state IN ('ready', 'sent', 'refused') "
+            f"SELECT source, folder, name, {_STATE}, {_REASON} FROM {JOIN} "
+            "WHERE (f.state = 'refused' OR f.lost <> '' OR b.state IN ('ready', 'sent', 'refused')) "
+            f"AND NOT {_ERASED} "
             "ORDER BY 1, 2, 3"
         )
         for source, folder, name, state, reason in rows:
             yield os.fsdecode(source), os.fsdecode(folder), os.fsdecode(name), state, reason
 
-    def by_digest(self, digests: Iterable[str]) -> dict[str, str]:
-        """Batch of each keyed digest that is in a batch which was neither refused nor lost."""
+    def by_digest(self, digests: Iterable[str], but: Collection[str] = ()) -> dict[str, str]:
+        """Batch of each keyed digest that is in one, but for these, that was neither refused nor lost."""
         found = {}
         for digest in digests:
-            row = self._db.execute(
-                f"SELECT f.batch FROM {_JOIN} WHERE digest = ? "
-                "AND f.lost = '' AND (f.state = 'held' OR b.state <> 'refused') LIMIT 1",
+            rows = self._db.execute(
+                f"SELECT f.batch FROM {JOIN} WHERE digest = ? "
+                "AND f.lost = '' AND (f.state = 'held' OR b.state <> 'refused')",
                 (digest,),
-            ).fetchone()
-            if row:
-                found[digest] = row[0]
+            )
+            batch = next((batch for (batch,) in rows if batch not in but), None)
+            if batch is not None:
+                found[digest] = batch
         return found
 
     def other_bytes(self, instance: str, digest: str) -> bool:
@@ -248,7 +254,7 @@ class Ledger:
             statement: of the batch.
             sealed_for: age recipients of the batch as it lies in the outbox.
         """
-        with self._transaction():
+        with self.transaction():
             if statement is not None:
                 s = statement
                 self._db.execute(
@@ -262,7 +268,7 @@ class Ledger:
                 "(source, folder, name, size, mtime_ns, state, reason, batch, digest, instance) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (_key(e.source), _key(e.folder), _key(e.name), e.size, e.mtime_ns,
+                    (key_of(e.source), key_of(e.folder), key_of(e.name), e.size, e.mtime_ns,
                      "held" if e.held else "packed" if e.batch else "refused",
                      e.reason, e.batch, e.digest, e.instance)
                     for e in entries
@@ -323,8 +329,8 @@ class Ledger:
         return dict(
             self._db.execute(
                 f"SELECT (SELECT count(*) FROM holders h WHERE h.batch = f.batch AND h.store IN ({marks})), "
-                f"count(*) FROM {_JOIN} WHERE source = ? AND {_STATE} = 'stored' GROUP BY 1 ORDER BY 1",
-                (*stores, _key(source)),
+                f"count(*) FROM {JOIN} WHERE source = ? AND {_STATE} = 'stored' GROUP BY 1 ORDER BY 1",
+                (*stores, key_of(source)),
             )
         )
 
@@ -332,14 +338,14 @@ class Ledger:
         """Batches, not refused, that this store gave no receipt for, each with the digest of a file in it."""
         yield from self._db.execute(
             "SELECT b.batch, min(f.digest) FROM batches b JOIN files f USING (batch) "
-            "WHERE b.state <> 'refused' AND f.digest <> '' AND f.lost = '' AND NOT EXISTS "
+            f"WHERE b.state <> 'refused' AND f.digest <> '' AND f.lost = '' AND NOT {_ERASED} AND NOT EXISTS "
             "(SELECT 1 FROM holders h WHERE h.batch = b.batch AND h.store = ?) GROUP BY 1 ORDER BY 1",
             (store,),
         )
 
     def mark_stored(self, batch: str, moment: str) -> None:
         """A verified receipt names this batch: it is stored, or it is back."""
-        with self._transaction():
+        with self.transaction():
             self._db.execute(
                 "UPDATE batches SET state = 'stored', stored = ? WHERE batch = ?", (moment, batch)
             )
@@ -351,10 +357,10 @@ class Ledger:
 
     def mark_pruned(self, source: str, folder: str, names: Iterable[str], moment: str) -> None:
         """These files of a folder are deleted here (or are not, with an empty moment)."""
-        with self._transaction():
+        with self.transaction():
             self._db.executemany(
                 "UPDATE files SET pruned = ? WHERE source = ? AND folder = ? AND name = ?",
-                [(moment, _key(source), _key(folder), _key(name)) for name in names],
+                [(moment, key_of(source), key_of(folder), key_of(name)) for name in names],
             )
 
     def mark_refused(self, batch: str, reason: str) -> None:

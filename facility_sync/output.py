@@ -116,8 +116,11 @@ def report_text(report: Report) -> str:
         ("waiting", len(report.waiting), ""),
     )
     lines = [f"{name:<14}{count:>8,} {remark}".rstrip() for name, count, remark in counted]
+    if report.erased:
+        lines.append(f"erased        {report.erased:>8,} files that lie there and are not sent again")
     lines += not_stored_text(report.refused, report.waiting)
     lines += [f"{name} is away: {why}. Used instead: {report.store}." for name, why in report.away.items()]
+    lines += [f"Tombstones wait for {name}: {why}." for name, why in report.unburied.items()]
     if report.rows.get("trouble"):
         lines.append(f"Rows for offline questions were not brought: {report.rows['trouble']}.")
     if report.seconds:

@@ -28,7 +28,9 @@ class Report:
 
     `store` is the one used (last), `away` are those that were tried and not there, each with what was found.
     Of what was `taken`, `protected` became protected DICOM; the rest was sealed whole. `rows` is what was
-    brought for questions with the line down, or why not; it does not make a round incomplete.
+    brought for questions with the line down, or why not; it does not make a round incomplete. `erased` files
+    lie there and are not sent, because their images were erased; `unburied` are stores that could not be
+    given the tombstones they lack, each with what was found.
     """
 
     found: int = 0
@@ -38,6 +40,7 @@ class Report:
     taken: int = 0
     protected: int = 0
     held: int = 0
+    erased: int = 0
     conflicts: int = 0
     sent_batches: int = 0
     sent_bytes: int = 0
@@ -48,6 +51,7 @@ class Report:
     store: str = ""
     away: dict[str, str] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
+    unburied: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
     seconds: float = 0.0
 
@@ -58,7 +62,7 @@ class Report:
 
     def adopt(self, picture: Report) -> None:
         """Take over what a survey says of the sources: the round broke off before it knew it all."""
-        for key in ("found", "known", "ignored", "under_way", "refused", "waiting"):
+        for key in ("found", "known", "erased", "ignored", "under_way", "refused", "waiting"):
             setattr(self, key, getattr(picture, key))
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Order, and what a stop at each point leaves:
     a part of it lies on the store's shelf          it is gone on with where the store confirmed it
     the batch lies on the store's shelf             it is put again: a no-op when it is there
     a verified receipt makes it stored              the receipt lies on the shelf, or comes again
+    tombstones go to the stores that lack them      the next round gives them again
     rows for `fsync query --offline` are brought    what came is kept, and what it is as of stays older
 
 A batch is sealed for every trusted store and for this terminal, so that it can go to any of them as it is;
@@ -28,16 +29,17 @@ import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from facility_sync import exchange, intake, pack, plan, receipts
+from facility_sync import exchange, intake, pack, plan, receipts, tombstones
 from facility_sync.courier import outbox_path, take_news
+from facility_sync.erased_files import ErasedFiles
 from facility_sync.home import Home
 from facility_sync.identity.objects import PROTECTED
 from facility_sync.ledger import Entry, Ledger, LedgerFailure
@@ -75,12 +77,25 @@ class _Sealing:
 
 @dataclass
 class Round:
-    """A round under way; `only` names the one store to use."""
+    """A round under way.
+
+    Attributes:
+        home: the terminal's home.
+        progress: told what happens.
+        only: names the one store to use.
+        report: what was done.
+        these: files to take in the place of what is new in the sources.
+        leaving: batches that are about to be erased: what is in them does not count as held.
+        workers: a pool that was entered before; None: the round has its own.
+    """
 
     home: Home
     progress: Progress
     only: str = ""
     report: Report = field(default_factory=Report)
+    these: Sequence[plan.Wanted] | None = None
+    leaving: frozenset[str] = frozenset()
+    workers: Workers | None = None
 
     def run(self, *, retry_refused: bool = False) -> Report:
         """Do one round.
@@ -100,8 +115,10 @@ class Round:
                         self.ledger.forget_refused()
                     if not self.ledger.knows_holders():
                         receipts.index(self.home, self.ledger)
+                    tombstones.index(self.home, self.ledger)
                     self._sweep()
-                    with Workers(self.home.settings.workers) as self._workers, self._on_the_road():
+                    pool = self.workers and nullcontext(self.workers)
+                    with pool or Workers(self.home.settings.workers) as self._workers, self._on_the_road():
                         self._work()
                 intake.list_batches(self.report, self.ledger)
             except SyncError as error:
@@ -146,7 +163,9 @@ class Round:
         self._sequence, self._previous = self._chain_head()
         self._last_news = 0.0
         self._send_left_over()
-        self._wanted = intake.wanted(settings, self.ledger, self.report)
+        self._wanted = iter(self.these or ())
+        if self.these is None:
+            self._wanted = intake.wanted(settings, self.ledger, self.report)
         plans = plan.group(self._wanted, batch_bytes=settings.batch_mib * 1024 * 1024)
         for number, batch in enumerate(plans):
             self.progress.step("planned", sum(item.fact.size for item in batch))
@@ -159,7 +178,8 @@ class Round:
         self._await_receipts()
         if self._unsent:  # an unknown outcome first: it is the one that must not be mistaken for a failure
             raise max(self._unsent, key=lambda error: isinstance(error, OutcomeUnknown))
-        if settings.offline:
+        tombstones.everywhere(self.home, self.road, self.only, self.report)
+        if settings.offline and self.these is None:
             from facility_sync import bring_rows  # DuckDB is not loaded before it is needed
 
             self.report.rows = bring_rows.in_round(self.home, self.road)
@@ -223,13 +243,18 @@ class Round:
         """Files were read: drop what is held already, make a batch of the rest."""
         self.progress.step("read", sum(item.wanted.fact.size for item in taken + left))
         entries = [self._leave(item) for item in left]
-        held = self._held([item.row["source_digest"] for item in taken])
+        digests = [item.row["source_digest"] for item in taken]
+        erased = ErasedFiles(self.ledger).erased(digests)
+        held = self._held([digest for digest in digests if digest not in erased])
         fresh: list[pack.Spooled] = []
         doubles: list[pack.Spooled] = []
         seen: set[str] = set()
         for item in taken:
             digest = item.row["source_digest"]
-            if digest in held:
+            if digest in erased:
+                self.report.erased += 1
+                entries.append(_entry(item, ""))
+            elif digest in held:
                 self.report.held += 1
                 entries.append(_entry(item, held[digest][0], held=held[digest][1]))
             elif digest in seen:
@@ -289,12 +314,14 @@ class Round:
 
     def _held(self, digests: list[str]) -> dict[str, tuple[str, bool]]:
         """Which of these are in a batch already: batch, and whether only the store knows that batch."""
-        held = {digest: (batch, False) for digest, batch in self.ledger.by_digest(digests).items()}
+        known = self.ledger.by_digest(digests, self.leaving)
+        held = {digest: (batch, False) for digest, batch in known.items()}
         held |= {digest: (self._in_hand[digest], False) for digest in digests if digest in self._in_hand}
         open_ones = sorted({digest for digest in digests if digest not in held})
         if open_ones and not self._ledger_knows_all:
             for digest, batch in self._ask_held(open_ones).held.items():
-                held[digest] = (batch, self.ledger.batch(batch) is None)
+                if batch not in self.leaving:
+                    held[digest] = (batch, self.ledger.batch(batch) is None)
         return held
 
     def _ask_held(self, digests: list[str]) -> messages.HeldAnswer:

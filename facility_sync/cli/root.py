@@ -26,6 +26,8 @@ _COMMANDS = {
     "shell": ("shell", "Search again and again on one connection."),
     "audit": ("audit", "What the store's audit log says about this facility's data."),
     "fetch": ("fetch", "Bring matching images back, bit for bit."),
+    "erase": ("erasing", "Erase images at the stores, for good."),
+    "erasures": ("erasing", "What was erased from here, and how far the stores are with it."),
     "protect": ("single", "One file as a round would store it."),
     "restore": ("single", "One protected or sealed file back, byte for byte."),
     "reidentify": ("single", "Put back what any PS3.15 tool encrypted in a file."),

@@ -1,0 +1,168 @@
+"""A patient is erased: in no answer, gone at two stores, never sent again; all other images stay."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.kit import images
+from tests.kit.site import Site, Terminal, make_site
+from tests.system.conftest import free_port
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    """Files under a folder by the SHA-256 of their bytes."""
+    found = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    return {hashlib.sha256(data).hexdigest(): data for data in found}
+
+
+def holding(root: Path, needle: bytes) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file() and needle in path.read_bytes()]
+
+
+def fetched(terminal: Terminal, to: Path, *words: str) -> dict[str, bytes]:
+    done = terminal.ask("fetch", "--modality", "CT", *words, "--to", to, "--json")
+    assert done.status == 0, done.err
+    return below(to)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Site, Site, Terminal, Path]:
+    """Two stores that replicate, a terminal that trusts both, and a folder with two patients."""
+    site = make_site(tmp_path / "site", free_port())
+    other = make_site(tmp_path / "other", free_port(), "north")
+    folder = tmp_path / "images"
+    for patient in (1, 2):
+        for instance in (1, 2):
+            images.write(folder, patient, 1, 1, instance, PatientComments=f"of {patient} {instance}" * 20)
+    terminal = site.terminal("clinic-a", folder, offline=True)
+    terminal.join(other)
+    for one, name, another, more in ((site, "north", other, ()), (other, "central", site, ("--wait",))):
+        done = one.store("peer", "add", name, another.folder / "store.card", *more)
+        assert done.status == 0, done.err
+    return site, other, terminal, folder
+
+
+def test_a_patient_is_erased_and_the_other_is_still_there_bit_for_bit(
+    two: tuple[Site, Site, Terminal, Path], tmp_path: Path
+) -> None:
+    site, other, terminal, folder = two
+    with other.serving(), site.serving():
+        assert terminal("sync").status == 0
+        assert site.store("replicate", "--json").status == 0
+        (batch,) = [path.name for path in (site.root / "manifests" / "clinic-a").iterdir()]
+        uid = f"{images.ROOT}.1.1.1.1".encode()
+        assert holding(site.root, uid)
+        packs = [(one.root / f"objects/packs/{batch[:2]}/{batch}.tar").read_bytes() for one in (site, other)]
+        assert packs[0] == packs[1]
+        assert all(holding(site.root, block) for block in (packs[0][-4096:-1024], packs[0][4096:6000]))
+        before = fetched(terminal, tmp_path / "before")
+        erased = {key: data for key, data in before.items() if b"PID-00001" in data}
+        kept = {key: data for key, data in before.items() if key not in erased}
+        assert (len(erased), len(kept)) == (2, 2)
+        stays = next(path for path in folder.iterdir() if b"PID-00002" in path.read_bytes())
+        stays.unlink()  # it is not here any more: it has to come back from the store to be sent again
+
+        refused = terminal.ask("erase", "--patient", "PID-00001")
+        assert refused.status == 10 and "Give --yes" in refused.err and "2 other images" in refused.out
+        done = terminal.ask("erase", "--patient", "PID-00001", "--reason", "asked", "--yes", "--json")
+        assert done.status == 0, done.err
+        said = done.json
+        assert (said["images"], said["sent_again"], said["batches"]) == (2, 2, [batch])
+        assert said["stores"]["central"] == {"batches": 1, "out_of_answers": 1, "for_good": 0}
+        assert said["stores"]["north"]["out_of_answers"] == 1
+        assert "PID-00001" not in done.out and "FAMILY1" not in done.out
+        assert not (terminal.home / "to-send-again").exists()
+
+        again = terminal("sync", "--json")
+        assert again.status == 0, again.out
+        assert (again.json["found"], again.json["erased"], again.json["taken"]) == (3, 2, 0)
+        assert site.store("replicate", "--json").status == 0
+        for store in ("central", "north"):
+            nothing = terminal.ask("query", "--patient-id", "PID-00001", "--store", store, "--format", "json")
+            assert nothing.status == 0 and "PID" not in nothing.out, nothing.out
+            after = fetched(terminal, tmp_path / f"after-{store}", "--store", store)
+            assert after == kept, "the other patient's, bit for bit"
+        offline = terminal("query", "--offline", "--patient-id", "PID-00001", "--count", "--json")
+        assert offline.json["matches"] == 0
+        sql = terminal.ask("query", "--sql", "SELECT count(*) AS n FROM instances", "--format", "json")
+        assert '"n": 2' in sql.out, sql.out
+
+        # The file comes again from elsewhere, and the ledger is lost: it is not sent all the same.
+        shutil.copy2(next(p for p in folder.iterdir() if b"PID-00001" in p.read_bytes()), folder / "copy.dcm")
+        for path in terminal.home.glob("ledger.sqlite3*"):
+            path.unlink()
+        lost = terminal("sync", "--json")
+        assert (lost.json["erased"], lost.json["taken"], lost.json["held"]) == (3, 0, 1), lost.out
+
+        for one in (site, other):
+            assert one.store("status", "--json").json["facilities"][0]["erased"] == 1
+            assert one.store("erase", "purge", "--older-than", "24h", "--json").json["purged"] == []
+            purged = one.store("erase", "purge", "--older-than", "0s", "--json")
+            assert [item["batch"] for item in purged.json["purged"]] == [batch]
+        assert terminal("erasures", "--ask").status == 0
+        found = terminal("erasures", "--json").json["erasures"]
+        assert [bool(one["purged"]) for one in found] == [True, True]
+        assert "erased for good" in terminal("erasures").out
+    for one, pack in zip((site, other), packs, strict=True):
+        assert one.store("rebuild").status == 0
+        for block in (pack[-4096:-1024], pack[4096:6000]):
+            assert holding(one.root, block) == []
+        assert [path for path in holding(one.root, uid) if "audit" not in path.parts] == []
+        checked = one.store("check", "--read-data", "--json")
+        assert checked.json["problems"] == [], checked.out
+        feed = one.store("changes", "--json").json["changes"]
+        assert [change["batch"] for change in feed if change["kind"] == "erased"] == [batch]
+
+
+def test_nothing_is_erased_when_the_others_cannot_be_sent_again(
+    two: tuple[Site, Site, Terminal, Path], tmp_path: Path
+) -> None:
+    site, _, terminal, folder = two
+    with site.serving():
+        assert terminal("sync", "--store", "central").status == 0
+        for path in folder.iterdir():
+            if b"PID-00002" in path.read_bytes():
+                path.unlink()
+        (pack,) = site.root.glob("objects/packs/*/*.tar")
+        data = pack.read_bytes()
+        pack.unlink()  # the disk lost it: the others cannot come back either
+        done = terminal.ask("erase", "--patient", "PID-00001", "--yes", "--store", "central")
+        assert done.status == 3 and "nothing is erased" in done.err, done.err
+        assert not list(terminal.home.glob("erased/*"))
+        pack.write_bytes(data)
+        pack.chmod(0o444)
+        done = terminal.ask("erase", "--study", f"{images.ROOT}.1.1", "--yes", "--json")
+        assert done.status == 3 and "north" in done.json["away"], "one store is away, and is told so"
+        assert done.json["stores"]["central"]["out_of_answers"] == 1
+        assert len(fetched(terminal, tmp_path / "after", "--store", "central")) == 2
+
+
+def test_what_the_command_wants(two: tuple[Site, Site, Terminal, Path]) -> None:
+    site, other, terminal, _ = two
+    with other.serving(), site.serving():
+        assert terminal("sync").status == 0
+        for words, status in (
+            ((), 2),
+            (("--study", "1.2.3", "--patient", "1"), 2),
+            (("--study", "no UID"), 2),
+            (("--batch", "ab"), 2),
+            (("--issuer", "x", "--batch", "ab" * 32), 2),
+            (("--patient", "1", "--reason", "because"), 2),
+        ):
+            assert terminal.ask("erase", *words).status == status, words
+        none = terminal.ask("erase", "--patient", "O'Brien; DROP", "--yes", "--json")
+        assert none.status == 0 and none.json["images"] == 0
+        assert terminal("erasures").out == "Nothing was erased from here.\n"
+        batch = (
+            sqlite3.connect(terminal.home / "ledger.sqlite3")
+            .execute("SELECT batch FROM batches")
+            .fetchone()[0]
+        )
+        whole = terminal.ask("erase", "--batch", batch, "--reason", "not-meant", "--yes", "--json")
+        assert (whole.json["images"], whole.json["sent_again"]) == (4, 0), whole.err
+        assert terminal("sync", "--json").json["erased"] == 4
