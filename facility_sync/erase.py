@@ -120,7 +120,10 @@ class Erase:
         if len(away) == len(self.home.chosen(self.only)):
             raise exchange.nobody(away)
         found.away = {store: str(error) for store, error in away.items()}
-        for digest in found.wanted:
+        with closing(Ledger(self.home.ledger_path)) as ledger:
+            tombstones.index(self.home, ledger)
+            erased = ErasedFiles(ledger).erased(found.others)  # a store may not have heard of it yet
+        for digest in {*found.wanted, *erased}:
             found.others.pop(digest, None)
         return found
 
@@ -228,9 +231,10 @@ class Erase:
         return list(_files(to))
 
     def _sign(self, found: Plan, reason: str, ledger: Ledger) -> None:
-        """Tombstones for all batches, each kept before it is given to anybody."""
+        """Tombstones for all batches that have none yet, each kept before it is given to anybody."""
         with self.home.only_round():
-            which = sorted(found.batches)
+            signed = {batch for each in tombstones.listing(self.home) for batch in each.message.batches}
+            which = sorted(found.batches - signed)
             for start in range(0, len(which), MOST_BATCHES):
                 tombstone = Tombstone(
                     facility=names.facility_name(self.home.settings.facility),

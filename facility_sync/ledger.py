@@ -126,6 +126,7 @@ class Batch(NamedTuple):
 _ERASED = "f.digest IN (SELECT digest FROM erased)"
 _STATE = f"""CASE WHEN {_ERASED} THEN 'erased' WHEN f.lost <> '' THEN 'lost'
     WHEN f.state = 'packed' THEN b.state WHEN f.state = 'held' THEN 'stored' ELSE f.state END"""
+_NOT_REFUSED = "(f.state = 'held' OR b.state <> 'refused')"
 _REASON = """CASE WHEN f.state = 'packed' THEN b.reason ELSE f.reason END"""
 JOIN = "files f LEFT JOIN batches b USING (batch)"
 
@@ -226,13 +227,8 @@ class Ledger:
         """Batch of each keyed digest that is in one, but for these, that was neither refused nor lost."""
         found = {}
         for digest in digests:
-            rows = self._db.execute(
-                f"SELECT f.batch FROM {JOIN} WHERE digest = ? "
-                "AND f.lost = '' AND (f.state = 'held' OR b.state <> 'refused')",
-                (digest,),
-            )
-            batch = next((batch for (batch,) in rows if batch not in but), None)
-            if batch is not None:
+            sql = f"SELECT f.batch FROM {JOIN} WHERE digest = ? AND f.lost = '' AND {_NOT_REFUSED}"
+            if batch := next((one for (one,) in self._db.execute(sql, (digest,)) if one not in but), ""):
                 found[digest] = batch
         return found
 

@@ -39,17 +39,18 @@ from typing import Protocol
 
 from facility_sync import exchange, intake, pack, plan, receipts, tombstones
 from facility_sync.courier import outbox_path, take_news
+from facility_sync.disk_trouble import translated
 from facility_sync.erased_files import ErasedFiles
 from facility_sync.home import Home
 from facility_sync.identity.objects import PROTECTED
-from facility_sync.ledger import Entry, Ledger, LedgerFailure
+from facility_sync.ledger import Entry, Ledger
 from facility_sync.patience import next_look
 from facility_sync.reasons import TRANSIENT
 from facility_sync.report import Line, Report
 from facility_sync.road import Road
 from facility_sync.workers import Workers
 from schemas import container, keys, messages
-from schemas.errors import OutcomeUnknown, SealError, SettingsError, SyncError, TransitError
+from schemas.errors import OutcomeUnknown, SealError, SyncError, TransitError
 from schemas.messages import Statement
 from schemas.names import PART_SUFFIX
 from schemas.transit import durable
@@ -77,16 +78,10 @@ class _Sealing:
 
 @dataclass
 class Round:
-    """A round under way.
+    """A round under way; `only` names the one store to use.
 
-    Attributes:
-        home: the terminal's home.
-        progress: told what happens.
-        only: names the one store to use.
-        report: what was done.
-        these: files to take in the place of what is new in the sources.
-        leaving: batches that are about to be erased: what is in them does not count as held.
-        workers: a pool that was entered before; None: the round has its own.
+    `these` are files to take in the place of what is new in the sources; what is in the batches `leaving`
+    does not count as held: they are about to be erased. `workers` is a pool that was entered before.
     """
 
     home: Home
@@ -106,11 +101,11 @@ class Round:
         """
         started = time.monotonic()
         with self.home.only_round(), ExitStack() as stack:
-            with _translated():
+            with translated():
                 self.ledger = Ledger(self.home.ledger_path)
             stack.callback(self.ledger.close)
             try:
-                with _translated():
+                with translated():
                     if retry_refused:
                         self.ledger.forget_refused()
                     if not self.ledger.knows_holders():
@@ -163,9 +158,8 @@ class Round:
         self._sequence, self._previous = self._chain_head()
         self._last_news = 0.0
         self._send_left_over()
-        self._wanted = iter(self.these or ())
-        if self.these is None:
-            self._wanted = intake.wanted(settings, self.ledger, self.report)
+        new = intake.wanted(settings, self.ledger, self.report)
+        self._wanted = new if self.these is None else iter(self.these)
         plans = plan.group(self._wanted, batch_bytes=settings.batch_mib * 1024 * 1024)
         for number, batch in enumerate(plans):
             self.progress.step("planned", sum(item.fact.size for item in batch))
@@ -396,19 +390,6 @@ class Round:
                 )
             else:
                 time.sleep(next_look(waited, _FIRST_LOOK))
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Trouble with this machine as our error: the round ends, the next one begins with fresh files."""
-    try:
-        yield
-    except (OSError, LedgerFailure) as error:
-        what = error.strerror if isinstance(error, OSError) else "the ledger cannot be written"
-        raise SettingsError(
-            f"the disk of this terminal failed: {what}",
-            hint="Nothing is lost. Make room, or see what is wrong with the disk, and run it again.",
-        ) from error
 
 
 def _entry(item: pack.Spooled, batch: str, *, held: bool = False) -> Entry:

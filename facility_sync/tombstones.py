@@ -112,12 +112,11 @@ def heard(home: Home, signed: Signed) -> None:
     message = signed.message
     if not isinstance(message, Erasure) or message.facility != home.settings.facility:
         raise SealError("what a store says of an erased batch is about another facility")
-    folder = home.erased / message.tombstone
-    if not folder.is_dir():
-        return  # of another home of this facility
-    path = folder / f"{message.store}.{message.batch}.erasure.json"
-    durable.publish(path.with_name(path.name + ".sig"), signed.armor.encode("ascii"), replace=True)
-    durable.publish(path, signed.data, replace=True)
+    for each in listing(home):  # it may name another of the same batch, or one of another home
+        if message.batch in each.message.batches:
+            path = home.erased / each.name / f"{message.store}.{message.batch}.erasure.json"
+            durable.publish(path.with_name(path.name + ".sig"), signed.armor.encode("ascii"), replace=True)
+            durable.publish(path, signed.data, replace=True)
 
 
 def refused(home: Home, name: str, store: str, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import shutil
 import sqlite3
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit import images
+from tests.kit.killing import Nursery
 from tests.kit.site import Site, Terminal, make_site
 from tests.system.conftest import free_port
 
@@ -166,3 +168,33 @@ def test_what_the_command_wants(two: tuple[Site, Site, Terminal, Path]) -> None:
         whole = terminal.ask("erase", "--batch", batch, "--reason", "not-meant", "--yes", "--json")
         assert (whole.json["images"], whole.json["sent_again"]) == (4, 0), whole.err
         assert terminal("sync", "--json").json["erased"] == 4
+
+
+@pytest.mark.campaign("killed", small=3, large=60)
+def test_killed_anywhere_nothing_but_the_patient_is_lost(
+    site: Site, tmp_path: Path, campaign_size: int, campaign_seed: int
+) -> None:
+    """Each turn two patients share a batch; erasing one is killed before some step on the terminal's disk."""
+    rng, folder, others = random.Random(campaign_seed), tmp_path / "images", dict[str, bytes]()
+    folder.mkdir()
+    terminal = site.terminal("clinic-a", folder)
+    terminal.settings(workers=1)
+    with Nursery() as nursery, site.serving():
+        for turn in range(campaign_size):
+            gone, kept = (images.write(folder, 10 * turn + n, 1, 1, 1) for n in (1, 2))
+            data = kept.read_bytes()
+            others[hashlib.sha256(data).hexdigest()] = data
+            assert terminal("sync").status == 0
+            if rng.random() < 0.5:
+                kept.unlink()  # it has to come back from the store
+            words = ("erase", "--patient", f"PID-{10 * turn + 1:05}", "--yes", "--user", "kimura")
+            words = ("fsync", "--home", terminal.home, *words, "--password-file", site.password)
+            at = rng.randint(1, 90)
+            nursery.start(*words, log=tmp_path / "log", kill_at=at, below=terminal.home).wait()
+            after = fetched(terminal, tmp_path / f"after-{turn}")
+            assert others.keys() <= after.keys(), f"killed before step {at}"
+            assert nursery.start(*words, log=tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
+            assert terminal("sync", "--json").status == 0
+            assert fetched(terminal, tmp_path / f"whole-{turn}") == others
+            gone.unlink()
+    assert site.store("check", "--read-data").status == 0
