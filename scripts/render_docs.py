@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     "schemas/FORMAT.md", "docs/terminals.md", "docs/sql.md", "docs/stores.md", "docs/security.md",
     "docs/auditors.md",
+    "docs/erasing.md",
 ]  # fmt: skip
 
 

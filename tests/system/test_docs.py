@@ -48,6 +48,26 @@ def test_the_tour_of_the_readme_runs_and_prints_what_it_says(tmp_path):
     assert [line for line in shown if line not in printed] == []
 
 
+def test_what_the_page_about_erasing_shows_goes_on_from_the_tour(tmp_path):
+    tour = (ROOT / "README.md").read_text("utf-8").split("## Five minutes")[1]
+    text = (ROOT / "docs" / "erasing.md").read_text("utf-8")
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    commands, more = ("\n".join(re.findall(r"```sh\n(.*?)```", each, re.DOTALL)) for each in (tour, text))
+    before, end = commands.split("kill %1;")
+    script = f"set -e\n{before}\necho HERE\n{more}\nkill %1;{end}"
+    script = script.replace("2222", str(free_port()))
+    script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
+    done = subprocess.run(
+        ["bash", "-mc", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110,
+        env=os.environ,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    printed = plain(done.stdout.split("HERE")[1])
+    shown = [line for block in re.findall(r"```text\n(.*?)```", text, re.DOTALL) for line in plain(block)]
+    assert [line for line in shown if line not in printed] == [], printed
+    assert any("erased for good" in line for line in printed)
+
+
 def test_what_the_page_for_terminals_shows_with_one_file_runs(tmp_path):
     text = (ROOT / "docs" / "terminals.md").read_text("utf-8")
     shown = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
