@@ -3,8 +3,7 @@
 Both ends do the same, each for itself: follow the other's log, and ask for what is missing here. All of it is
 files on the peer's shelf, carried by whichever side dials (`central_store.carry`).
 
-    log-request       from here on, please; and how long ours is and what we say of people, so that the other
-                      asks back
+    log-request       from here on, please; with our length and people, so that the other asks back
     log-answer        receipts, with the size and root of the whole log
     people-request    when the digest in a log-answer is new; before batches, which need the facilities' keys;
                       the answer brings tombstones too: nothing they name is asked for any more
@@ -38,6 +37,7 @@ from central_store import (
     ingest,
     packs,
     peer_answers,
+    peer_questions,
     peer_shelf,
     peers,
     people,
@@ -50,7 +50,7 @@ from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import Entry, ReceiptLog
 from central_store.settings import Store
-from schemas.container import Signed
+from central_store.tombstone_talk import Erase
 from schemas.erasure_messages import name_of
 from schemas.errors import FormatError, SyncError
 from schemas.merkle import Range
@@ -119,11 +119,7 @@ class Talk:
     """
 
     def __init__(
-        self,
-        store: Store,
-        now: Callable[[], datetime],
-        monotonic: Callable[[], float],
-        erase: Callable[[Signed, FacilityName], int],
+        self, store: Store, now: Callable[[], datetime], monotonic: Callable[[], float], erase: Erase
     ) -> None:
         self._store, self._now, self._monotonic, self._erase = store, now, monotonic, erase
         self._log = ReceiptLog(store.layout.log)
@@ -143,8 +139,7 @@ class Talk:
         now, size = self._monotonic(), self._log.range().size
         if not state.began:
             state.began = True
-            mirror = self._mirror(peer)
-            self._want(peer, state, mirror.entries(self._settled(peer), mirror.range().size))
+            self._want(peer, state, self._mirror(peer).entries(self._settled(peer), MOST_LOG))
         if state.asked and now - state.asked_at > STUCK:
             state.asked = None
             state.pages.clear()
@@ -164,19 +159,13 @@ class Talk:
         self._ask_batches(peer, state)
 
     def _ask_log(self, peer: Peer, state: _State) -> None:
-        ours, known = self._log.range(), self._mirror(peer).range()
-        state.told, state.next_ask = ours.size, self._monotonic() + self._store.settings.replicate_seconds
-        state.asked, state.asked_at = peer_shelf.new_id(), self._monotonic()
-        request = LogRequest(
-            id=state.asked,
-            store=self._store.name,
-            start=known.size + len(state.pages),
-            wanted=len(state.wanted) + len(state.coming),
-            size=ours.size,
-            root=ours.root.hex(),
-            people=people.told(self._store, peer, self._now()).digest,
-            created=rfc3339(self._now()),
+        start, wanted = (
+            self._mirror(peer).range().size + len(state.pages),
+            len(state.wanted) + len(state.coming),
         )
+        request = peer_questions.log_request(self._store, peer, start, wanted, self._now())
+        state.told, state.next_ask = request.size, self._monotonic() + self._store.settings.replicate_seconds
+        state.asked, state.asked_at = request.id, self._monotonic()
         self._say(peer, request)
 
     def _ask_batches(self, peer: Peer, state: _State) -> None:
@@ -195,26 +184,13 @@ class Talk:
             chosen.append(batch)
         if chosen:
             state.moved_at = self._monotonic()
-            request = BatchesRequest(
-                id=peer_shelf.new_id(),
-                store=self._store.name,
-                batches=tuple(chosen),
-                created=rfc3339(self._now()),
-            )
-            self._say(peer, request)
+            self._say(peer, peer_questions.batches_request(self._store, chosen, self._now()))
         else:
             self._settle(peer, state)
 
     def _ask_people(self, peer: Peer, state: _State, digest: str) -> None:
-        state.people, state.asked_people = digest, peer_shelf.new_id()
-        state.people_at = self._monotonic()
-        request = PeopleRequest(
-            id=state.asked_people,
-            store=self._store.name,
-            tombstones=tombstone_talk.have(self._store.layout),
-            after=state.after,
-            created=rfc3339(self._now()),
-        )
+        request = peer_questions.people_request(self._store, state.after, self._now())
+        state.people, state.asked_people, state.people_at = digest, request.id, self._monotonic()
         self._say(peer, request)
 
     # -- hearing ---------------------------------------------------------------------------------
@@ -261,16 +237,12 @@ class Talk:
 
     def _bury(self, peer: Peer, state: _State, answer: PeopleAnswer) -> None:
         """Erase what facilities signed; then what is still wanted is looked up anew."""
-        fresh = sum(
-            self._erase(signed, peer.name) for signed in tombstone_talk.heard(self._store, peer, answer)
-        )
+        fresh = sum(self._erase(one, peer.name) for one in tombstone_talk.heard(self._store, peer, answer))
         state.after = name_of(answer.tombstones[-1].encode()) if answer.more and answer.tombstones else ""
         if fresh:
             self.erased()
-            mirror = self._mirror(peer)
-            state.wanted.clear()
-            state.refused.clear()
-            self._want(peer, state, mirror.entries(self._settled(peer), mirror.range().size))
+            state.wanted, state.refused = {}, set()
+            self._want(peer, state, self._mirror(peer).entries(self._settled(peer), MOST_LOG))
         if state.after:
             self._ask_people(peer, state, state.people)
 

@@ -14,7 +14,7 @@ Leaves to others: erasing (`central_store.erasure`), when it is asked (`central_
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ from schemas.peer_messages import MOST_TOMBSTONES, PeopleAnswer
 
 log = logging.getLogger("central_store")
 
+Erase = Callable[[Signed, FacilityName], int]
+"""Does what a tombstone says that a peer told; how many batches were not erased before."""
 PAGE_BYTES = 4 << 20
 """Most bytes of tombstones in one answer."""
 

@@ -180,9 +180,15 @@ def everywhere(home: Home, road: Road, only: str, report: Report) -> None:
                 report.unburied[card.store] = str(error)
 
 
-def carry(home: Home, desk: Desk) -> None:
-    """Give a store every tombstone that it did not certify, and hear what it says of them."""
-    given = waiting(home, desk.store.store)
+def carry(home: Home, desk: Desk, *, again: bool = False) -> None:
+    """Give a store every tombstone that it did not certify, and hear what it says of them.
+
+    Args:
+        home: the terminal's home.
+        desk: a session with the store.
+        again: those that it certified too: it may have been put back from a copy since.
+    """
+    given = list(listing(home)) if again else waiting(home, desk.store.store)
     for each in given:
         (home.erased / each.name / f"{desk.store.store}.refused").unlink(missing_ok=True)
         sealed = envelope.seal_bytes(container.whole(each.signed), [desk.store.age_recipient])

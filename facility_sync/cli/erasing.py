@@ -140,11 +140,13 @@ def _print(home: Home, document: dict[str, Any], *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--ask", is_flag=True, help="Ask the stores now; otherwise each round does.")
+@click.option("--ask", is_flag=True, help="Give the stores every tombstone again, and ask them now.")
 @json_option
 @pass_home
 def erasures(home: Home, ask: bool, as_json: bool) -> None:
-    """What this terminal erased, and how far each trusted store is with it.
+    """What this terminal erased, and how far each trusted store is with it; each round asks the stores.
+
+    Run it with --ask when a store was put back from a backup: it is told again what is erased.
 
     \b
     Examples:
@@ -156,9 +158,8 @@ def erasures(home: Home, ask: bool, as_json: bool) -> None:
     if ask:
         with home.only_round():
             for card in home.stores:
-                if tombstones.waiting(home, card.store):
-                    with exchange.connect(home, only=card.store) as desk:
-                        tombstones.carry(home, desk)
+                with exchange.connect(home, only=card.store) as desk:
+                    tombstones.carry(home, desk, again=True)
     found = [one._asdict() for one in tombstones.standings(home)]
     if as_json:
         click.echo(output.to_json({"erasures": found}))
