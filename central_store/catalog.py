@@ -5,7 +5,8 @@ Tables: `central_store.catalog_tables`. From a UID, token or digest to its rows:
 Guarantees: a batch is one transaction; following it again is a no-op. What it costs follows the batch, not
 the archive: its objects and parts are added, and other rows are touched only where a file was sent again. The
 same file sent twice is one row in answers: that of the undamaged batch with the lowest sequence; `duplicate`
-marks the others. So all answers follow from the files alone, in whatever order batches came.
+marks the others. Of an erased batch there is a line in `batches`, and no row. So all answers follow from the
+files alone, in whatever order batches came.
 
 Leaves to others: its file and its errors (`central_store.catalog_file`), the rows of one batch
 (`central_store.catalog_load`), what to ask (`schemas.query`), what was asked (`central_store.search`).

@@ -38,7 +38,7 @@ ROUND: dict[str, tuple[str, str]] = {
 """Why a file waits, beyond what reading it says."""
 
 PRUNE: dict[str, str] = {
-    "not-stored": "No receipt yet, refused, lost at the store, or not looked into: `fsync status` says more.",
+    "not-stored": "No receipt yet, refused, lost or erased, or not looked into: `fsync status` says more.",
     "no-receipt": "No receipt for its batch is in `receipts/`, or its signature does not verify now.",
     "too-young": "Its receipt is younger than `--older-than`.",
     "replicas": "Fewer replicas of its batch are known than `--require-replicas` asks for.",

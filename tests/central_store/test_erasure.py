@@ -28,9 +28,12 @@ from schemas.erasure_messages import Erasure, Tombstone, name_of
 from schemas.messages import rfc3339
 from schemas.names import ShelfName
 from schemas.row_messages import ManifestsRequest, RowsAnswer, RowsRequest
+from schemas.transit import durable
 from tests.central_store.conftest import Place
 from tests.central_store.test_crash import Dead, dying, take_in
+from tests.central_store.test_crash_states import distinct
 from tests.kit.batches import NOW, Facility, Made, request_id, row
+from tests.kit.crash_states import Recorder
 
 
 def tombstone(
@@ -289,8 +292,8 @@ def test_a_catalog_that_fails_holds_back_our_word_until_the_next_start(
 # -- dying at each step ------------------------------------------------------------------------------
 
 
-def erase(place: Place) -> None:
-    """What the service does with tombstones and batches on one shelf, in this process; then the operator."""
+def erase(place: Place, *, purging: bool = True) -> None:
+    """What the service does with tombstones on one shelf, in this process; then the operator."""
     store, card = place.store, place.a.card
     ingest.wipe(store.layout)
     with Catalog(store.layout, store.settings) as catalog:
@@ -299,7 +302,8 @@ def erase(place: Place) -> None:
         for path in sorted(place.inbound(place.a).glob("*.tombstone")):
             signed = erasure.arrived(store, card, ShelfName(path.stem, "tombstone"))
             erasure.take(store, catalog, signed, NOW)
-    purge.purge(store, timedelta(0), NOW)
+    if purging:
+        purge.purge(store, timedelta(0), NOW)
 
 
 def nothing_is_half_erased(place: Place, gone: Made, kept: Made) -> None:
@@ -352,10 +356,8 @@ def die(origin: Place, root: Path, made: tuple[Made, Made], *at: int) -> int:
     return steps
 
 
-@pytest.mark.campaign("faults", small=8, large=1000)
-def test_no_moment_to_die_leaves_a_batch_half_erased(
-    place: Place, tmp_path: Path, campaign_size: int, campaign_seed: int
-) -> None:
+def buried(place: Place) -> tuple[Made, Made]:
+    """Two stored batches, the first with a tombstone on the shelf and an older pack that was set aside."""
     gone, kept = (
         place.put(place.a, place.a.batch([row(0)], place.card)),
         place.put(place.a, place.a.batch([row(2, study=2)], place.card)),
@@ -365,7 +367,51 @@ def test_no_moment_to_die_leaves_a_batch_half_erased(
     damage.set_aside(layout, gone.batch, "replaced", NOW)  # it was damaged once, and came again
     layout.pack(gone.batch).write_bytes(gone.plain)
     bury(place, place.a, tombstone(place.a, gone))
-    made = (gone, kept)
+    return gone, kept
+
+
+@pytest.mark.campaign("faults", small=10, large=1_000_000)
+def test_a_power_cut_leaves_a_batch_whole_or_erased(
+    place: Place, tmp_path: Path, campaign_size: int, campaign_seed: int
+) -> None:
+    made = buried(place)
+    layout = place.store.layout
+    for folder in (layout.damaged, layout.erased / "clinic-a", layout.erased_bytes(made[0].batch).parent):
+        durable.make_dirs(folder)
+    work = tmp_path / "work"
+    shutil.copytree(place.root, work)
+    shutil.copytree(place.root, tmp_path / "before")
+    touched = (
+        "shelves",
+        "manifests",
+        "quarantine",
+        "damaged",
+        "erased",
+        f"objects/packs/{made[0].batch[:2]}",
+    )
+    with Recorder(place.root, touched) as recorder:
+        erase(place, purging=False)
+    states = list(distinct(recorder.states()))
+    assert len(states) > 30, "the operations were not seen"
+    for state in random.Random(campaign_seed).sample(states, min(len(states), campaign_size)):
+        state.build(work)
+        there = Place(open_store(work), place.a, place.b)
+        nothing_is_half_erased(there, *made)
+        erase(there)
+        bury(there, there.a, tombstone(there.a, made[0]))
+        erase(there)
+        all_is_erased(there, *made)
+        for name in ("changes.jsonl", "audit"):  # they are not part of a state
+            path, origin = work / name, tmp_path / "before" / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            (shutil.copytree if origin.is_dir() else shutil.copy2)(origin, path)
+
+
+@pytest.mark.campaign("faults", small=8, large=1000)
+def test_no_moment_to_die_leaves_a_batch_half_erased(
+    place: Place, tmp_path: Path, campaign_size: int, campaign_seed: int
+) -> None:
+    made = buried(place)
     steps = die(place, tmp_path / "run", made, 1000)
     assert 30 < steps < 1000, "the steps were not seen"
     for step in random.Random(campaign_seed).sample(range(1, steps + 1), min(campaign_size, steps)):
