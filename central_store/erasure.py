@@ -42,7 +42,7 @@ from central_store.settings import Store
 from schemas import container, envelope, ustar
 from schemas.container import TABLE, Signed
 from schemas.erasure_messages import Erasure, Tombstone, name_of
-from schemas.errors import FormatError, SealError
+from schemas.errors import FormatError, SealError, SyncError
 from schemas.messages import FacilityCard, rfc3339
 from schemas.names import FacilityName, ShelfName
 from schemas.transit import durable
@@ -122,9 +122,12 @@ def recover(store: Store, catalog: Catalog, now: datetime) -> int:
         batch for batch in tombstones.everything(store.layout) if not store.layout.erasure(*batch).exists()
     ]
     for batch in open_ones:
-        finish(store, catalog, batch, now)
-        if facilities.via(store.layout, batch.facility) is None:
-            tell(store, batch)
+        try:
+            finish(store, catalog, batch, now)
+            if facilities.via(store.layout, batch.facility) is None:
+                tell(store, batch)
+        except SyncError as error:  # one that cannot be read does not keep the store from starting
+            log.error("not erased facility=%s batch=%s: %s", batch.facility, batch.batch, error)
     return len(open_ones)
 
 

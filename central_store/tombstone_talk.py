@@ -26,6 +26,7 @@ from central_store.settings import Store
 from schemas.container import Signed
 from schemas.erasure_messages import Tombstone, name_of
 from schemas.errors import Damaged, FormatError, SyncError
+from schemas.messages import MAX_ITEMS
 from schemas.names import FacilityName
 from schemas.peer_messages import MOST_TOMBSTONES, PeopleAnswer
 
@@ -52,7 +53,7 @@ def have(layout: Layout) -> tuple[str, ...]:
         assert isinstance(message, Tombstone)  # noqa: S101  # so `_all` says
         if all(tombstones.erased(layout, Batch(facility, batch)) for batch in message.batches):
             complete.add(name)
-    return tuple(sorted(complete))
+    return tuple(sorted(complete))[:MAX_ITEMS]  # of more, some are told again
 
 
 def lacking(layout: Layout, shared: Sequence[FacilityName], has: Collection[str], after: str) -> Page:

@@ -167,7 +167,7 @@ class Erase:
             done.wanted |= found.wanted
             done.others |= found.others
             done.batches |= found.batches
-            if not self._acknowledged(found):
+            if not self.acknowledged(found):
                 break  # a store's word is still to come: the next run looks again
             found = self.look()
             done.away |= found.away
@@ -253,7 +253,7 @@ class Erase:
             except TransitError as error:
                 found.away[card.store] = str(error)
 
-    def _acknowledged(self, found: Plan) -> bool:
+    def acknowledged(self, found: Plan) -> bool:
         """Whether every store that is there has these batches out of its answers."""
         stores = {card.store for card in self.home.chosen(self.only)} - found.away.keys()
         mine = [one for one in tombstones.standings(self.home) if one.batch in found.batches]

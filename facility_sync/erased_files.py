@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 
-from facility_sync.ledger import JOIN, Ledger, key_of
+from facility_sync.ledger import JOIN, KEPT, Ledger, key_of
+
+_STORED = f"SELECT f.batch FROM {JOIN} WHERE digest = ? AND {KEPT} AND b.state = 'stored'"
 
 
 class ErasedFiles:
@@ -24,13 +26,10 @@ class ErasedFiles:
         self._ledger = ledger
 
     def stored_outside(self, digests: Iterable[str], batches: Collection[str]) -> set[str]:
-        """Of these keyed digests those that are in a stored batch which is none of these."""
+        """Of these keyed digests those that are in a stored batch which is none of these, and not erased."""
         found = set()
         for digest in digests:
-            rows = self._ledger.database.execute(
-                f"SELECT f.batch FROM {JOIN} WHERE digest = ? AND f.lost = '' AND b.state = 'stored'",
-                (digest,),
-            )
+            rows = self._ledger.database.execute(_STORED, (digest,))
             if any(batch not in batches for (batch,) in rows):
                 found.add(digest)
         return found
@@ -51,9 +50,7 @@ class ErasedFiles:
         """Files with these digests were sent again: they are not in these batches any more."""
         with self._ledger.transaction():
             for digest in digests:
-                rows = self._ledger.database.execute(
-                    f"SELECT f.batch FROM {JOIN} WHERE digest = ? AND b.state = 'stored'", (digest,)
-                ).fetchall()
+                rows = self._ledger.database.execute(_STORED, (digest,)).fetchall()
                 new = next((batch for (batch,) in rows if batch not in batches), None)
                 if new is not None:
                     self._ledger.database.executemany(
@@ -62,11 +59,12 @@ class ErasedFiles:
                         [(new, digest, old) for old in batches],
                     )
 
-    def mark_erased(self, digests: Iterable[str]) -> None:
-        """Files with these keyed digests are erased: they are never sent again."""
+    def mark_erased(self, names: Iterable[str]) -> None:
+        """These are all keyed digests of erased files, which are never sent again, and all erased batches."""
         with self._ledger.transaction():
+            self._ledger.database.execute("DELETE FROM erased")
             self._ledger.database.executemany(
-                "INSERT OR IGNORE INTO erased VALUES (?)", [(digest,) for digest in digests]
+                "INSERT OR IGNORE INTO erased VALUES (?)", [(name,) for name in names]
             )
 
     def erased(self, digests: Iterable[str]) -> set[str]:
@@ -74,5 +72,5 @@ class ErasedFiles:
         return {
             digest
             for digest in digests
-            if self._ledger.database.execute("SELECT 1 FROM erased WHERE digest = ?", (digest,)).fetchone()
+            if self._ledger.database.execute("SELECT 1 FROM erased WHERE name = ?", (digest,)).fetchone()
         }

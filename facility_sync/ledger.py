@@ -8,8 +8,7 @@ batch is back. A file whose keyed digest is erased is `erased`, whatever else is
 
 It is an index: deleting it costs one round in which every file is read again and found held.
 
-Leaves to others: looking at files (`facility_sync.scan`), verifying receipts (`facility_sync.exchange`), what
-is erased (`facility_sync.erased_files`).
+Leaves to others: looking at files (`scan`), verifying receipts (`exchange`), what is erased (`erased_files`).
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ CREATE INDEX files_by_batch ON files (batch) WHERE batch <> '';
 CREATE INDEX files_refused ON files (state) WHERE state = 'refused';
 CREATE INDEX files_lost ON files (lost) WHERE lost <> '';
 CREATE TABLE heads (sequence INTEGER PRIMARY KEY, batch TEXT NOT NULL);
-CREATE TABLE erased (digest TEXT PRIMARY KEY) WITHOUT ROWID
+CREATE TABLE erased (name TEXT PRIMARY KEY) WITHOUT ROWID
 """
 _UPGRADES = {
     1: """ALTER TABLE files ADD COLUMN pruned TEXT NOT NULL DEFAULT '';
@@ -59,7 +58,7 @@ ALTER TABLE files ADD COLUMN lost TEXT NOT NULL DEFAULT '';
 CREATE INDEX files_lost ON files (lost) WHERE lost <> ''""",
     2: """ALTER TABLE batches ADD COLUMN sealed_for TEXT NOT NULL DEFAULT '';
 CREATE TABLE holders (batch TEXT NOT NULL, store TEXT NOT NULL, PRIMARY KEY (batch, store)) WITHOUT ROWID""",
-    3: "CREATE TABLE erased (digest TEXT PRIMARY KEY) WITHOUT ROWID",
+    3: "CREATE TABLE erased (name TEXT PRIMARY KEY) WITHOUT ROWID",
 }
 """From each earlier version to the next."""
 
@@ -123,10 +122,11 @@ class Batch(NamedTuple):
     stored: str
 
 
-_ERASED = "f.digest IN (SELECT digest FROM erased)"
+_ERASED = "f.digest IN (SELECT name FROM erased)"
 _STATE = f"""CASE WHEN {_ERASED} THEN 'erased' WHEN f.lost <> '' THEN 'lost'
     WHEN f.state = 'packed' THEN b.state WHEN f.state = 'held' THEN 'stored' ELSE f.state END"""
-_NOT_REFUSED = "(f.state = 'held' OR b.state <> 'refused')"
+KEPT = "f.lost = '' AND f.batch NOT IN (SELECT name FROM erased)"
+_TAKEN = f"{KEPT} AND (f.state = 'held' OR b.state <> 'refused')"
 _REASON = """CASE WHEN f.state = 'packed' THEN b.reason ELSE f.reason END"""
 JOIN = "files f LEFT JOIN batches b USING (batch)"
 
@@ -224,11 +224,11 @@ class Ledger:
             yield os.fsdecode(source), os.fsdecode(folder), os.fsdecode(name), state, reason
 
     def by_digest(self, digests: Iterable[str], but: Collection[str] = ()) -> dict[str, str]:
-        """Batch of each keyed digest that is in one, but for these, that was neither refused nor lost."""
+        """Batch of each keyed digest that is in one, but for these, that was not refused, lost or erased."""
         found = {}
         for digest in digests:
-            sql = f"SELECT f.batch FROM {JOIN} WHERE digest = ? AND f.lost = '' AND {_NOT_REFUSED}"
-            if batch := next((one for (one,) in self._db.execute(sql, (digest,)) if one not in but), ""):
+            rows = self._db.execute(f"SELECT f.batch FROM {JOIN} WHERE digest = ? AND {_TAKEN}", (digest,))
+            if batch := next((one for (one,) in rows if one not in but), ""):
                 found[digest] = batch
         return found
 

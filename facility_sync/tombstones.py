@@ -100,11 +100,13 @@ def listing(home: Home) -> Iterator[Buried]:
 
 
 def index(home: Home, ledger: Ledger) -> None:
-    """Tell the ledger which files are erased, and forget what a stop left of signing."""
+    """Tell the ledger which files and batches are erased, and forget what a stop left of signing."""
     for folder in home.erased.glob(".*"):
         shutil.rmtree(folder)
-    for each in listing(home):
-        ErasedFiles(ledger).mark_erased(each.digests)
+    known = list(listing(home))
+    ErasedFiles(ledger).mark_erased(
+        [name for each in known for name in (*each.digests, *each.message.batches)]
+    )
 
 
 def heard(home: Home, signed: Signed) -> None:

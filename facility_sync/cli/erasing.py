@@ -72,9 +72,12 @@ def erase(
     finally:
         meter.close()
     _print(home, found.to_json(), as_json=as_json)
-    if found.away:
+    if found.away or not act.acknowledged(found):
         failure = Incomplete(
-            f"{', '.join(found.away)} could not be asked", hint="Run the command again when it is there."
+            f"{', '.join(found.away)} could not be asked"
+            if found.away
+            else "a store has not answered yet whether these batches are out of its answers",
+            hint="Run the command again then: it looks whether something of it still shows.",
         )
         failure.printed = True  # type: ignore[attr-defined]
         raise failure

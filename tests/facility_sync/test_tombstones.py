@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,26 @@ def test_a_damaged_one_is_loud(home: Home) -> None:
     path.unlink()
     with pytest.raises(Damaged, match="tombstone"):
         list(tombstones.listing(home))
+
+
+def test_what_is_in_an_erased_batch_is_not_safe_there(home: Home) -> None:
+    """A file that stood behind another when its batch was erased: the next erasure must not rely on it."""
+    ledger = Ledger(home.ledger_path)
+    statement = messages.Statement(
+        facility="clinic-a", sequence=1, previous="", batch=A, objects=1, bytes=5, created=T
+    )
+    ledger.record([Entry("/data", "", "1.dcm", 1, 2, batch=A, digest=digest("other"))], statement)
+    ledger.mark_stored(A, T)
+    assert ErasedFiles(ledger).stored_outside([digest("other")], {B}) == {digest("other")}
+    bury(home, A)
+    tombstones.index(home, ledger)
+    assert ErasedFiles(ledger).stored_outside([digest("other")], {B}) == set()
+    assert ledger.by_digest([digest("other")]) == {}
+    for path in home.erased.iterdir():
+        shutil.rmtree(path)
+    tombstones.index(home, ledger)
+    assert ledger.by_digest([digest("other")]) == {digest("other"): A}, "the folders are the truth"
+    ledger.close()
 
 
 def test_a_store_is_asked_until_it_certified_every_batch(home: Home) -> None:
