@@ -54,6 +54,7 @@ def status(home: Home, each: bool, as_json: bool) -> None:
             click.echo(
                 f"{output.plain(source)}: {picture.found:,} files, {picture.known:,} stored, "
                 f"{len(picture.refused):,} refused, {len(picture.waiting):,} waiting"
+                + (f", {picture.erased:,} erased and not sent again" if picture.erased else "")
                 + (f"; {pruned:,} more stored and pruned" if pruned else "")
             )
             if several and copies:
@@ -114,6 +115,7 @@ def _source_json(name: str, picture: Report, pruned: int) -> dict[str, object]:
         "found": picture.found,
         "stored": picture.known,
         "pruned": pruned,
+        "erased": picture.erased,
         "ignored": picture.ignored,
         "not_stored": [
             {"path": line.path, "state": state, "reason": line.reason, "meaning": explain(line.reason)[0]}

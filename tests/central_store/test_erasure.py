@@ -370,7 +370,7 @@ def buried(place: Place) -> tuple[Made, Made]:
     return gone, kept
 
 
-@pytest.mark.campaign("faults", small=10, large=1_000_000)
+@pytest.mark.campaign("faults", small=4, large=1_000_000)
 def test_a_power_cut_leaves_a_batch_whole_or_erased(
     place: Place, tmp_path: Path, campaign_size: int, campaign_seed: int
 ) -> None:
@@ -407,7 +407,7 @@ def test_a_power_cut_leaves_a_batch_whole_or_erased(
             (shutil.copytree if origin.is_dir() else shutil.copy2)(origin, path)
 
 
-@pytest.mark.campaign("faults", small=8, large=1000)
+@pytest.mark.campaign("faults", small=3, large=1000)
 def test_no_moment_to_die_leaves_a_batch_half_erased(
     place: Place, tmp_path: Path, campaign_size: int, campaign_seed: int
 ) -> None:

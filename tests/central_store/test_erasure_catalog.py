@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
+import pytest
 
 from central_store import changes, publish
 from central_store.catalog import Catalog
@@ -76,18 +77,23 @@ def follow_without(made: Made, feed: list[dict[str, object]]) -> set[tuple[str, 
     return {each for each in follow(made, kept) if each[0] not in erased}
 
 
-def test_nothing_of_it_is_left_in_what_is_published(tmp_path: Path) -> None:
+TIER = 3
+"""Files of a size that are joined: fewer than in earnest, for fewer publications."""
+
+
+def test_nothing_of_it_is_left_in_what_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are joined meanwhile, and some are named by no view any more: none of them keeps a row."""
+    monkeypatch.setattr(publish, "TIER", TIER)
     made, rng = Made(tmp_path / "store"), random.Random(4)
     published, folder = made.layout.published, made.layout.catalog.parent
     with Catalog(made.layout, SETTINGS) as catalog:
-        for turn in range(publish.TIER + 3):
+        for turn in range(TIER + 3):
             rows = [any_row(rng) for _ in range(3)]
-            if turn in (2, publish.TIER + 1):
+            if turn in (2, TIER + 1):
                 rows = [row(turn * 10 + n, study=90 + turn) for n in range(3)]
             catalog.follow(made.add(FACILITIES[0], rows))
             catalog.publish(NOW, wait=True)
-        gone = [made.batches[turn][0] for turn in (2, publish.TIER + 1)]
+        gone = [made.batches[turn][0] for turn in (2, TIER + 1)]
         objects = [
             found["object_sha256"] for found in made.rows() if found["batch_id"] in [b.batch for b in gone]
         ]
@@ -99,9 +105,7 @@ def test_nothing_of_it_is_left_in_what_is_published(tmp_path: Path) -> None:
                 catalog.erase(batch)
             assert catalog.publish(NOW + timedelta(minutes=1), wait=True)
             after = early.execute("SELECT count(*) FROM instances").fetchall()[0][0]
-            assert (before, after) == (3 * (publish.TIER + 3), 3 * (publish.TIER + 1)), (
-                "it has less, and works"
-            )
+            assert (before, after) == (3 * (TIER + 3), 3 * (TIER + 1)), "it has less, and works"
         for path in folder.glob("objects-*.parquet"):
             found = duckdb.sql(f"SELECT object_sha256 FROM '{path}'").fetchall()
             assert not {name for (name,) in found} & set(objects)
@@ -114,4 +118,4 @@ def test_nothing_of_it_is_left_in_what_is_published(tmp_path: Path) -> None:
         late = made.add(FACILITIES[0], [row(7, study=77)])
         catalog.follow(late)
         catalog.publish(NOW + timedelta(minutes=2), wait=True)
-        assert rows_of(published, "SELECT count(*) FROM instances") == [(3 * (publish.TIER + 1) + 1,)]
+        assert rows_of(published, "SELECT count(*) FROM instances") == [(3 * (TIER + 1) + 1,)]

@@ -83,6 +83,9 @@ def test_a_patient_is_erased_and_the_other_is_still_there_bit_for_bit(
         again = terminal("sync", "--json")
         assert again.status == 0, again.out
         assert (again.json["found"], again.json["erased"], again.json["taken"]) == (3, 2, 0)
+        status = terminal("status", "--files")
+        assert status.status == 0 and "2 erased and not sent again" in status.out, status.out
+        assert sum(line.split()[0] == "erased" for line in status.out.splitlines()) == 2
         assert site.store("replicate", "--json").status == 0
         for store in ("central", "north"):
             nothing = terminal.ask("query", "--patient-id", "PID-00001", "--store", store, "--format", "json")
@@ -170,7 +173,7 @@ def test_what_the_command_wants(two: tuple[Site, Site, Terminal, Path]) -> None:
         assert terminal("sync", "--json").json["erased"] == 4
 
 
-@pytest.mark.campaign("killed", small=3, large=60)
+@pytest.mark.campaign("killed", small=1, large=60)
 def test_killed_anywhere_nothing_but_the_patient_is_lost(
     site: Site, tmp_path: Path, campaign_size: int, campaign_seed: int
 ) -> None:
