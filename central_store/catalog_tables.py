@@ -63,6 +63,7 @@ TABLES: tuple[str, ...] = (
         "packed VARCHAR USING COMPRESSION uncompressed",  # few are read at a time: none is unpacked for them
         chosen=SHARED,
     ),
+    "CREATE INDEX part ON parts (part)",  # a few parts of millions are read without a scan
     """CREATE TABLE batches (
     batch_id VARCHAR PRIMARY KEY, facility VARCHAR NOT NULL, sequence BIGINT NOT NULL,
     previous VARCHAR NOT NULL, objects BIGINT NOT NULL, bytes BIGINT NOT NULL,
@@ -119,7 +120,8 @@ _KEYS = " UNION ALL ".join(
         ),
     )
 )
-KEYS = f"SELECT kind, hash(value) AS key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
+KEYS = f"""SELECT kind, {lookups.KEY.format("value")} AS key, number::UBIGINT AS number FROM ({_KEYS})
+ORDER BY kind, key"""
 """What the look-ups need to know of a batch."""
 DERIVED = (packed.sql(), KEYS)
 """How values of tables follow from others: a reader relies on it as on their shape."""
@@ -155,6 +157,9 @@ CONFLICT_ALL = f"""INSERT INTO conflicts SELECT p.facility, o.sop_instance_uid
 FROM objects o JOIN parts p ON p.part = o.part
 WHERE hash(sop_instance_uid) IN (
     SELECT hash(sop_instance_uid) FROM objects GROUP BY ALL HAVING count(*) > 1) {_DIFFER}"""
+ANY_CONFLICT = "SELECT 1 FROM conflicts LIMIT 1"
+DISPUTED = """SELECT facility, sop_instance_uid FROM conflicts
+WHERE sop_instance_uid IN (SELECT unnest($uids::VARCHAR[]))"""
 DIGESTS_OF_BATCHES = """SELECT DISTINCT o.source_digest FROM spans b
 JOIN objects o ON o.number BETWEEN b.first AND b.first + b.rows - 1
 WHERE b.batch_id IN (SELECT unnest($batches::VARCHAR[]))"""

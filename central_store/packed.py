@@ -56,6 +56,14 @@ def array(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
+def table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as the database's driver gives them as a table."""
+    values = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.Table.from_arrays(
+        [pa.array(each, field.type) for each, field in zip(values, schema, strict=True)], schema=schema
+    )
+
+
 def chosen(parts: Iterable[tuple[int, str]], checks: Mapping[str, Check]) -> list[tuple[int, Part]]:
     """Of numbered parts those with instances whose values pass; a check's name is its column's."""
     tests = [(_AT[name], check) for name, check in checks.items()]

@@ -20,6 +20,7 @@ from central_store import packed
 from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
+from schemas import query
 from schemas.messages import SearchRequest
 from schemas.query import MAX_ROWS, Query
 
@@ -71,7 +72,7 @@ def _parts(
     where, parameters = built.near or built.parts, built.parameters
     if among is not None:
         name, numbers = among
-        where = f"{name} IN (SELECT unnest($among::BIGINT[])) AND {where}"
+        where = f"{query.among(name, 'among', numbers)} AND {where}"
         parameters = {**parameters, "among": list(numbers)}
     sql = f"SELECT {number}, packed FROM parts WHERE {where} LIMIT {limit + 1:d}"  # noqa: S608
     found = catalog.rows(sql, parameters, built.points)
@@ -100,26 +101,26 @@ def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | N
 
 _OBJECTS = f"""SELECT {", ".join(f'"{column.name}"' for column in OWN)}, part FROM objects
 WHERE NOT duplicate AND """  # noqa: S608
-_DISPUTED = """SELECT facility, sop_instance_uid FROM conflicts
-WHERE sop_instance_uid IN (SELECT unnest($uids::VARCHAR[]))"""
+_SCHEMA = pa.schema([*(pa.field(column.name, column.arrow) for column in OWN), pa.field("part", pa.int64())])
 
 
 def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
     if request.order:
         return None
     if built.objects:
-        rows = catalog.table(f"{_OBJECTS}{built.objects} LIMIT {MANY + 1:d}", built.parameters, built.points)
-        if rows.num_rows > MANY:
+        found = catalog.rows(f"{_OBJECTS}{built.objects} LIMIT {MANY + 1:d}", built.parameters, built.points)
+        if len(found) > MANY:
             return None
-        parts = _parts(catalog, built, "part", MANY, ("part", sorted(set(rows["part"].to_pylist()))))
+        parts = _parts(catalog, built, "part", MANY, ("part", sorted({part for *_, part in found})))
     else:
         parts = _parts(catalog, built, "part", FEW)
         if parts is None or packed.totals(part for _, part in parts)[0] > MANY:
             return None
         among = {"parts": sorted(number for number, _ in parts)}
-        rows = catalog.table(f"{_OBJECTS}part IN (SELECT unnest($parts::BIGINT[]))", among)
-    disputed = {*catalog.rows(_DISPUTED, {"uids": rows["sop_instance_uid"].to_pylist()})}
-    found = packed.instances(rows, dict(parts or ()), disputed, built.schema)
-    size = sum(found["object_bytes"].to_pylist())
-    page = found.slice(request.offset, min(request.limit, MAX_ROWS))
-    return Found(len(found), len(found), size, page)
+        found = catalog.rows(f"{_OBJECTS}part IN (SELECT unnest($parts::BIGINT[]))", among)
+    rows = packed.table(found, _SCHEMA)
+    disputed = catalog.disputed(rows["sop_instance_uid"].to_pylist())
+    answered = packed.instances(rows, dict(parts or ()), disputed, built.schema)
+    size = sum(answered["object_bytes"].to_pylist())
+    page = answered.slice(request.offset, min(request.limit, MAX_ROWS))
+    return Found(len(answered), len(answered), size, page)

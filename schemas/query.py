@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import partial
-from typing import Any, cast
+from functools import cache, partial
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -36,12 +37,23 @@ ENTITIES: dict[str, Level] = {
 TOKEN = "token"  # noqa: S105  # the name of a kind
 OWN, TOTALS = columns.own(), columns.totals()
 _FEW = 16
+_WRITTEN = 64
 _EPOCH = date(1970, 1, 1)
 
 Check = Callable[[Any], bool]
 """Whether a value in a part is one of those asked for."""
-Points = Mapping[str, tuple[str, Sequence[str]]]
-"""Parameters that are numbers from a look-up: the kind, and the values looked up."""
+
+
+class Point(NamedTuple):
+    """A parameter that is numbers from a look-up: of which column, and the kind and the values looked up."""
+
+    column: str
+    kind: str
+    values: Sequence[str]
+
+
+Points = Mapping[str, Point]
+"""By the parameters' names."""
 
 _ORDER: dict[Level, str] = {
     "study": "study_date DESC NULLS LAST, study_uid, facility",
@@ -129,13 +141,26 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
 # Everything put together here comes from `schemas.columns` and this module; values are parameters.
 
 
+def among(column: str, parameter: str, found: Sequence[int] = ()) -> str:
+    """That a column is one of the numbers of a parameter, or of those found.
+
+    DuckDB finds one number by what it knows of each block, and some by an index, which is on `part` of
+    `parts`. Of a column without one a list of some is slower than a join.
+    """
+    if len(found) == 1:
+        return f"{column} = {found[0]:d}"
+    if column == "part" and 0 < len(found) <= _WRITTEN:
+        return f"{column} IN ({', '.join(map(str, found))})"
+    return f"{column} IN (SELECT unnest(${parameter}::BIGINT[]))"
+
+
 class _Conditions:
     """What must hold of a part, and of an object; with the parameters."""
 
     def __init__(self, owners: Sequence[FacilityName], *, look_ups: bool) -> None:
         self._look_ups = look_ups
         self.parameters: dict[str, Any] = {"owners": list(owners)}
-        self.points: dict[str, tuple[str, Sequence[str]]] = {}
+        self.points: dict[str, Point] = {}
         self.parts = ["n_instances > 0", "facility IN (SELECT unnest($owners::VARCHAR[]))"]
         self.objects: list[str] = []
         self.numbers: list[str] = []
@@ -171,8 +196,8 @@ class _Conditions:
             self.checks[column.name] = lambda found: found in wanted and visible(found)
 
     def _point(self, where: list[str], name: str, number: str, kind: str, values: Sequence[str]) -> None:
-        self.points[f"at_{name}"] = (kind, list(values))
-        where.insert(0, f"{number} IN (SELECT unnest($at_{name}::BIGINT[]))")
+        self.points[f"at_{name}"] = Point(number, kind, list(values))
+        where.insert(0, among(number, f"at_{name}"))
         if where is self.parts:
             self.numbers.append(where[0])
 
@@ -217,9 +242,11 @@ def _ordered(order: Sequence[str], values: Mapping[str, str]) -> tuple[str, str]
     return "".join(names), "".join(made)
 
 
-def _values(level: Level) -> dict[str, str]:
+@cache
+def _values(level: Level) -> Mapping[str, str]:
     """The columns of an answer, each with the expression that makes it."""
-    return {c.name: _value(c, way, level) for c, way in columns.at_level(level)} | _more(level)
+    found = {c.name: _value(c, way, level) for c, way in columns.at_level(level)} | _more(level)
+    return MappingProxyType(found)
 
 
 def _rows(level: Level, made: _Conditions, page: str, order: Sequence[str]) -> str:
@@ -263,11 +290,12 @@ def _numbers(level: Level, made: _Conditions, request: SearchRequest) -> str:
 def rollup(level: Level) -> str:
     """All studies or series, with their tokens: a view for readers of the published catalog."""
     tokens = (c.name for c in columns.searchable() if c.search == "token")
-    values = _values(level) | {t: f'list_sort(list_distinct(flatten(list(hits."{t}"))))' for t in tokens}
+    values = {**_values(level)} | {t: f'list_sort(list_distinct(flatten(list(hits."{t}"))))' for t in tokens}
     shown = ", ".join(f'{value} AS "{name}"' for name, value in values.items())
     return f"SELECT {shown} FROM base.parts hits WHERE hits.n_instances > 0 GROUP BY {level}"
 
 
+@cache
 def schema(level: Level) -> pa.Schema:
     """The columns of an answer at a level."""
     fields = [
@@ -321,9 +349,9 @@ def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any]
     if column.search == "token":
         if len(values) <= _FEW:
             return f"list_has_any({name}, ${key}::VARCHAR[])"  # compares each with each
-        among = f" WHERE part IN (SELECT unnest($at_{column.name}::BIGINT[]))" if look_ups else ""
+        near = f" WHERE {among('part', f'at_{column.name}')}" if look_ups else ""
         return (
-            f"part IN (SELECT r FROM (SELECT part AS r, unnest({name}) AS t FROM parts{among}) "
+            f"part IN (SELECT r FROM (SELECT part AS r, unnest({name}) AS t FROM parts{near}) "
             f"WHERE t IN (SELECT unnest(${key}::VARCHAR[])))"
         )
     return f"{name} IN (SELECT unnest(${key}::VARCHAR[]))"
