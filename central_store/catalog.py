@@ -40,7 +40,7 @@ from central_store.watch import Watch
 from schemas import names, query
 from schemas.errors import Damaged
 from schemas.names import BatchId, FacilityName, ObjectId
-from schemas.query import Points
+from schemas.query import Point, Points
 from schemas.row_marks import Known
 
 log = logging.getLogger("central_store")
@@ -69,7 +69,7 @@ class Catalog:
         self._rebuild = rebuild
         self._seal = seal
         self._publishing: threading.Thread | None = None
-        self._watch = Watch(lambda: self._connection.interrupt())
+        self._watch = Watch(self._interrupt)
         self.failed = False
         """Whether a batch could not be followed: open it again and follow the journal."""
 
@@ -264,6 +264,9 @@ class Catalog:
         with translated(), self._watch.limit(self._settings.search_seconds):
             yield
 
+    def _interrupt(self) -> None:
+        self._connection.interrupt()
+
     def table(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> pa.Table:
         """The rows of a query as an Arrow table; raises `Refused` when it takes too long."""
         with self._limited():
@@ -279,9 +282,7 @@ class Catalog:
         """The one row of a query; raises `Refused` when it takes too long."""
         return self.rows(sql, parameters, points)[0]
 
-    def _found(
-        self, sql: str, parameters: Mapping[str, Any], points: Points
-    ) -> tuple[str, dict[str, Any]]:
+    def _found(self, sql: str, parameters: Mapping[str, Any], points: Points) -> tuple[str, dict[str, Any]]:
         """A statement with the numbers that look-ups find, and the parameters it then names."""
         given = dict(parameters)
         for name, at in points.items():
@@ -290,6 +291,10 @@ class Catalog:
                 sql = sql.replace(query.among(at.column, name), query.among(at.column, name, found))
         named = {*re.findall(r"\$(\w+)", sql)}
         return sql, {name: value for name, value in given.items() if name in named}
+
+    def numbers(self, at: Point) -> list[int]:
+        """The numbers of rows that may have one of these values."""
+        return self._lookups.find(at.kind, at.values)
 
     def disputed(self, uids: Sequence[str]) -> set[tuple[str, str]]:
         """Facilities and SOP instances among these of which they sent different files."""
@@ -327,11 +332,10 @@ class Catalog:
     def places(self, objects: Iterable[ObjectId], owners: Sequence[FacilityName]) -> list[Place]:
         """Where these objects lie, as far as `owners` stored them and a pack is there; in that order."""
         wanted, found = list(dict.fromkeys(objects)), dict[str, tuple[Any, ...]]()
-        with self._limited():
-            at = self._lookups.find("object_sha256", list(wanted))
-            rows = self._connection.execute(tables.PLACES, {"found": at}).fetchall()
-            parts = {"parts": [part for part, *_ in rows]}
-            whose = dict(self._connection.execute(tables.WHOSE, parts).fetchall())
+        at = {"at": Point("number", "object_sha256", wanted)}
+        rows = self.rows(f"{tables.PLACES}{query.among('number', 'at')}", {}, at)
+        parts = sorted({part for part, *_ in rows})
+        whose = dict(self.rows(f"{tables.WHOSE}{query.among('part', 'parts', parts)}", {"parts": parts}))
         for part, name, *place in rows:
             batch, owner = whose[part]
             if owner in owners:

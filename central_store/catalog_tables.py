@@ -168,9 +168,8 @@ HELD = """SELECT o.source_digest, min(p.batch_id) FROM objects o JOIN parts p ON
 WHERE o.number IN (SELECT unnest($found::BIGINT[])) AND p.facility = $facility
 AND o.source_digest IN (SELECT unnest($wanted::VARCHAR[]))
 AND p.batch_id NOT IN (SELECT batch_id FROM damaged) GROUP BY ALL"""
-PLACES = """SELECT part, object_sha256, object_offset, object_bytes, encoding FROM objects
-WHERE number IN (SELECT unnest($found::BIGINT[]))"""
-WHOSE = """SELECT part, (batch_id, facility) FROM parts WHERE part IN (SELECT unnest($parts::BIGINT[]))"""
+PLACES = "SELECT part, object_sha256, object_offset, object_bytes, encoding FROM objects WHERE "
+WHOSE = "SELECT part, (batch_id, facility) FROM parts WHERE "
 HEAD = """SELECT coalesce(max(sequence), 0), coalesce(arg_max(batch_id, sequence), '')
 FROM batches WHERE facility = $facility"""
 INVENTORY = """SELECT facility, sequence, batch_id FROM batches

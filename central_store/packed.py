@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -87,7 +88,8 @@ def grouped(parts: Iterable[tuple[int, Part]]) -> dict[int, list[Part]]:
     for number, each in parts:
         groups.setdefault(number, []).append(each)
     for group in groups.values():
-        group.sort(key=lambda each: each[FIRST])
+        if len(group) > 1:
+            group.sort(key=itemgetter(FIRST))
     return groups
 
 
@@ -106,14 +108,28 @@ def newest_first(level: Level, groups: Mapping[int, list[Part]]) -> list[list[Pa
 
 def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.Table:
     """One row for each study or series."""
-    turned = [list(zip(*group, strict=True)) for group in groups]
+    shown = columns.at_level(level)
+    pick = itemgetter(*(_AT[column.name] for column, _ in shown), _AT["series_uid"], COUNT)
+    ups = [*(_UP[way] for _, way in shown), _listed, sum]
+    rows = [
+        pick(group[0])  # nearly always
+        if len(group) == 1
+        else [up(values) for up, values in zip(ups, zip(*map(pick, group), strict=True), strict=True)]
+        for group in groups
+    ]
+    turned = list(zip(*rows, strict=True)) or [()] * len(ups)
     made = {
-        column.name: [up(values[at]) for values in turned]
-        for column, at, up in ((c, _AT[c.name], _UP[way]) for c, way in columns.at_level(level))
+        column.name: [_in_list(value) for value in values] if way == "list" else list(values)
+        for (column, way), values in zip(shown, turned[:-2], strict=True)
     }
-    made["n_series"] = [len({*values[_AT["series_uid"]]} - _NONE) for values in turned]
-    made["n_instances"] = [sum(values[COUNT]) for values in turned]
+    made["n_series"] = [len(_in_list(value)) for value in turned[-2]]
+    made["n_instances"] = list(turned[-1])
     return pa.Table.from_arrays([array(made[each.name], each.type) for each in schema], schema=schema)
+
+
+def _in_list(value: Any) -> list[Any]:
+    """A value of one part as `_listed` makes it of many."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _one(values: Sequence[Any]) -> Any:

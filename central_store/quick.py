@@ -12,7 +12,7 @@ give over all columns; or none, when they are for DuckDB to put together: then a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -108,8 +108,8 @@ def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found 
     if request.order:
         return None
     if built.objects:
-        found = catalog.rows(f"{_OBJECTS}{built.objects} LIMIT {MANY + 1:d}", built.parameters, built.points)
-        if len(found) > MANY:
+        found = _objects(catalog, built)
+        if found is None:
             return None
         parts = _parts(catalog, built, "part", MANY, ("part", sorted({part for *_, part in found})))
     else:
@@ -124,3 +124,16 @@ def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found 
     size = sum(answered["object_bytes"].to_pylist())
     page = answered.slice(request.offset, min(request.limit, MAX_ROWS))
     return Found(len(answered), len(answered), size, page)
+
+
+def _objects(catalog: Catalog, built: Query) -> list[tuple[Any, ...]] | None:
+    """The objects that match, by their numbers; the values are compared here. None: too many."""
+    points = (at for at in built.points.values() if at.column == "number")
+    numbers = sorted(set[int].intersection(*({*catalog.numbers(at)} for at in points)))
+    if len(numbers) > MANY:
+        return None
+    rows = catalog.rows(f"{_OBJECTS}{query.among('number', 'numbers', numbers)}", {"numbers": numbers})
+    for name, values in built.found.items():
+        at, wanted = _SCHEMA.get_field_index(name), frozenset(values)
+        rows = [row for row in rows if row[at] in wanted]
+    return rows

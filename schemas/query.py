@@ -100,6 +100,8 @@ class Query:
     """What must hold of a part that is `near`, by columns."""
     objects: str
     """What must hold of an object, if there is a condition on objects themselves."""
+    found: Mapping[str, Sequence[str]]
+    """The same, for objects of which a look-up has the numbers: a column is one of its values."""
     page: str
     """Numbers of the studies or series on the page, in its order, each beside the three counts."""
 
@@ -134,6 +136,7 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         near=" AND ".join([*made.numbers, *made.texts]) if made.numbers else "",
         checks=made.checks,
         objects=" AND ".join(made.objects),
+        found=made.found,
         page="" if level == "instance" or made.objects else _numbers(level, made, request),
     )
 
@@ -161,8 +164,15 @@ class _Conditions:
         self._look_ups = look_ups
         self.parameters: dict[str, Any] = {"owners": list(owners)}
         self.points: dict[str, Point] = {}
-        self.parts = ["n_instances > 0", "facility IN (SELECT unnest($owners::VARCHAR[]))"]
+        few = len(owners) <= _WRITTEN  # comparing each is quicker than a join
+        whose = (
+            "list_contains($owners::VARCHAR[], facility)"
+            if few
+            else "facility IN (SELECT unnest($owners::VARCHAR[]))"
+        )
+        self.parts = ["n_instances > 0", whose]
         self.objects: list[str] = []
+        self.found: dict[str, Sequence[str]] = {}
         self.numbers: list[str] = []
         self.texts: list[str] = []
         self.checks: dict[str, Check] = {"facility": frozenset(owners).__contains__}
@@ -172,7 +182,9 @@ class _Conditions:
         where.append(_condition(column, values, self.parameters, look_ups=self._look_ups))
         if column.search == "text":
             self.texts.append(where[-1])
-        elif not column.distinct:
+        elif column.distinct:
+            self.found[column.name] = values
+        else:
             self._check(column, values)
         if not self._look_ups:
             return
@@ -345,6 +357,9 @@ def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any]
         return _dates(name, key, values, parameters)
     if column.search == "text":
         return _texts(name, key, values, parameters)
+    if len(values) == 1 and column.search != "token":
+        parameters[key] = values[0]
+        return f"{name} = ${key}"
     parameters[key] = list(values)
     if column.search == "token":
         if len(values) <= _FEW:
