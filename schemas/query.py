@@ -382,8 +382,9 @@ def _texts(name: str, key: str, values: Sequence[str], parameters: dict[str, Any
         parameters[key] = plain
         parts.append(f"lower({name}) IN (SELECT lower(unnest(${key}::VARCHAR[])))")
     for number, value in enumerate(wild):
-        parameters[f"{key}_{number}"] = like(value)
-        parts.append(f"{name} ILIKE ${key}_{number} ESCAPE '!'")
+        parameters[f"{key}_{number}"] = pattern = like(value)
+        escape = " ESCAPE '!'" if "!" in pattern else ""  # twice the time
+        parts.append(f"lower({name}) LIKE lower(${key}_{number}){escape}")  # ILIKE takes three times as long
     return f"({' OR '.join(parts)})"
 
 
