@@ -101,7 +101,7 @@ def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | N
 
 _OBJECTS = f"""SELECT {", ".join(f'"{column.name}"' for column in OWN)}, part FROM objects
 WHERE NOT duplicate AND """  # noqa: S608
-_SCHEMA = pa.schema([*(pa.field(column.name, column.arrow) for column in OWN), pa.field("part", pa.int64())])
+_AT = {column.name: at for at, column in enumerate(OWN)}
 
 
 def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
@@ -118,9 +118,8 @@ def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found 
             return None
         among = {"parts": sorted(number for number, _ in parts)}
         found = catalog.rows(f"{_OBJECTS}part IN (SELECT unnest($parts::BIGINT[]))", among)
-    rows = packed.table(found, _SCHEMA)
-    disputed = catalog.disputed(rows["sop_instance_uid"].to_pylist())
-    answered = packed.instances(rows, dict(parts or ()), disputed, built.schema)
+    disputed = catalog.disputed([row[_AT["sop_instance_uid"]] for row in found])
+    answered = packed.instances(found, dict(parts or ()), disputed, built.schema)
     size = sum(answered["object_bytes"].to_pylist())
     page = answered.slice(request.offset, min(request.limit, MAX_ROWS))
     return Found(len(answered), len(answered), size, page)
@@ -134,6 +133,6 @@ def _objects(catalog: Catalog, built: Query) -> list[tuple[Any, ...]] | None:
         return None
     rows = catalog.rows(f"{_OBJECTS}{query.among('number', 'numbers', numbers)}", {"numbers": numbers})
     for name, values in built.found.items():
-        at, wanted = _SCHEMA.get_field_index(name), frozenset(values)
+        at, wanted = _AT[name], frozenset(values)
         rows = [row for row in rows if row[at] in wanted]
     return rows
