@@ -26,7 +26,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from central_store import batches, lookups, packs, publish
+from central_store import batches, keyruns, lookups, packs, publish
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
 from central_store.catalog_file import CatalogError, connect, drop, translated
@@ -45,8 +45,8 @@ from schemas.row_marks import Known
 
 log = logging.getLogger("central_store")
 
-VERSION = hashlib.sha256("\n".join((*tables.TABLES, *tables.DERIVED)).encode()).hexdigest()
-"""Of the tables' shape, and of what is derived within them: another one means a rebuild."""
+VERSION = hashlib.sha256("\n".join((*tables.TABLES, *tables.DERIVED, keyruns.SHAPE)).encode()).hexdigest()
+"""Of the shape of tables and runs, and of what is derived within them: another one means a rebuild."""
 
 _NONE: Points = {}
 
