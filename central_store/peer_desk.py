@@ -44,6 +44,11 @@ class PeerDesk:
         """Ask every peer what is due."""
         self._talk.tick()
 
+    @property
+    def working(self) -> bool:
+        """Whether a `tick` goes on with something now."""
+        return self._talk.working
+
     def look(self, peer: Peer) -> int:
         """Hear what a peer says, and see what it sent; returns how many messages were refused."""
         try:

@@ -1,6 +1,7 @@
 """One process, one loop: answer requests, take batches in, keep the shelves tidy.
 
-Order within a turn: requests first and at once; then what workers finished; then new work for idle workers.
+Order within a turn: requests first and at once; then a slice of what peers said; then what workers
+finished; then new work for idle workers.
 
 Guarantees: one service per store (`Busy` otherwise); the catalog is opened only here; whatever lies on a
 shelf, the loop goes on: it is answered, accepted, or refused and quarantined. Trouble with our own disk
@@ -147,13 +148,15 @@ class Service:
                     next_look = now + (self._store.settings.look_seconds if bell.works else 1)
                 else:
                     self._look_at(_facility_names(rung))
+                    if self._peers.working:
+                        self._peers.tick()
                 if now >= next_sweep:
                     inbox.sweep_all(self._store, self._clock.now())
                     next_sweep = now + SWEEP_SECONDS
                 if now >= next_publication:
                     self._catalog.publish(self._clock.now())
                     next_publication = now + self._store.settings.publish_seconds
-                self._turn([bell], next_look - now)
+                self._turn([bell], 0 if self._peers.working else next_look - now)
                 close_if_due(self._store, self._clock.now())
                 if self._catalog.failed and now > self._began + CATALOG_SECONDS:
                     raise OSError(errno.EIO, "the catalog does not follow")
@@ -178,8 +181,10 @@ class Service:
             self._look_at(self._everyone())
             self._peers.tick()
             inbox.sweep_all(self._store, self._clock.now())
-            while self._jobs:
-                self._turn([], None)
+            while self._jobs or self._peers.working:
+                if self._peers.working:
+                    self._peers.tick()
+                self._turn([], 0 if self._peers.working or not self._jobs else None)
             close_if_due(self._store, self._clock.now())
             if publish:
                 self._catalog.publish(self._clock.now(), wait=True)

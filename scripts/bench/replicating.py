@@ -178,7 +178,8 @@ def _catch_up(folder: Path, size: int) -> dict[str, float]:
     entries = synthetic(a, size)
     ReceiptLog(a.layout.log).append(entries)
     ReceiptLog(b.layout.peer(a.name) / "log").append(entries)
-    (b.layout.peer(a.name) / "settled").write_text(str(size))
+    for cursor in ("settled", "passed"):
+        (b.layout.peer(a.name) / cursor).write_text(str(size))
     for number in range(MISSING):
         a.upload(clinic, clinic.batch([row(number)], a.store.card()))
     gc.collect()
