@@ -91,6 +91,7 @@ class _State:
     asked_at: float = float("-inf")  # when the log was asked for
     moved_at: float = float("-inf")  # when a batch came, or was asked for
     next_ask: float = float("-inf")
+    heard: str = ""  # when it said, or sent, something last
     told: int = -1  # how long our log was when we last said so
     growing: Growing | None = None  # its log and what is behind, whose root is not proved yet
     people: str = ""
@@ -157,11 +158,12 @@ class Talk:
             if state.missing.comparing:
                 state.missing.compare(self._mirror(peer.name))
                 self._settle(peer, state)
-                self._note(peer, state)
             else:
                 state.passing.step(peer)
         except (Damaged, FormatError) as error:
             self._follow_anew(peer.name, state, error)
+        if state.heard:
+            self._note(peer, state)
 
     def _follow_anew(self, name: FacilityName, state: _State, why: SyncError | None = None) -> None:
         """Forget the peer's log, and ask for all of it."""
@@ -260,6 +262,7 @@ class Talk:
                 state.missing.anew(self._settled(peer), self._mirror(peer.name).range().size)
             else:
                 state.people = ""  # asked again with the next piece of its log
+        state.heard = rfc3339(self._now())
         self._note(peer, state)
         return wanted
 
@@ -344,7 +347,7 @@ class Talk:
 
     def _done(self, name: FacilityName, batch: BatchId, *, refused: bool) -> None:
         state, peer = self._state(name), peers.load(self._store.layout, name)
-        state.moved_at = self._monotonic()
+        state.moved_at, state.heard = self._monotonic(), rfc3339(self._now())
         state.missing.ended(batch, refused=refused)
         if peer is not None:
             self._ask_batches(peer, state)
@@ -367,11 +370,12 @@ class Talk:
     def _note(self, peer: Peer, state: _State) -> None:
         """Where we stand, for `fstore status` and `fstore replicate`; may be lost."""
         growing = state.growing
-        level = state.level and not (state.missing.count or state.behind or growing or state.asked_people)
+        waiting = state.missing.count or state.behind or growing or state.asked_people or state.passing
+        level = state.level and not waiting
         followed = self._mirror(peer.name).range() if growing is None else growing.range
         found = {
             "level": level, "wanted": state.missing.count, "refused": state.missing.refused,
-            "heard": rfc3339(self._now()), "asked": state.asked is not None, "followed": followed.size,
+            "heard": state.heard, "asked": state.asked is not None, "followed": followed.size,
         }  # fmt: skip
         path = self._store.layout.peer(peer.name) / "now.json"
         data = json.dumps(found, sort_keys=True).encode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ from central_store import (
     peers,
     receipt_log,
     replicas,
+    replication,
+    settings,
 )
 from central_store.batches import Batch
 from central_store.missing import Unseen
 from central_store.receipt_log import ReceiptLog
+from central_store.service import Clock, Service
 from schemas import names
 from schemas.errors import FormatError
 from schemas.messages import Notice, Receipt
@@ -236,6 +241,52 @@ def test_every_replica_is_passed_on_though_the_store_stops_all_the_time(
         a.close()
         a.open()
     assert told(a, clinic, b) == {one.batch: Receipt for one in made}
+
+
+def test_a_peer_is_level_when_all_was_passed_on(
+    pair: tuple[Node, Node, Facility], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "MOST", 1)
+    a, b, clinic = pair
+    for number in range(4):
+        a.upload(clinic, clinic.batch([row(number)], a.store.card()))
+    level = False
+    for _ in range(60):
+        for node in (b, a):
+            node.step()
+        level = bool(replication.note(a.layout, b.name).get("level"))
+        assert not level or len(told(a, clinic, b)) == 4
+        carry(a, b)
+    assert level
+
+
+@pytest.mark.parametrize("way", ["one pass", "serving"])
+def test_the_service_goes_on_until_a_long_log_is_done(
+    pair: tuple[Node, Node, Facility], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """At once, and not a slice with each look; and then it rests."""
+    monkeypatch.setattr(replicas, "SLICE", 16)
+    a, b, _ = pair
+    entries = synthetic(a, 320)
+    ReceiptLog(b.layout.peer(a.name) / "log").append(entries)
+    (b.layout.peer(a.name) / "settled").write_text("320")
+    text = b.layout.settings.read_text()
+    b.layout.settings.write_text(text.replace("look_seconds = 2", "look_seconds = 3600"))
+    passed = b.layout.peer(a.name) / "passed"
+    service = Service(settings.open_store(b.root), Clock(lambda: NOW, time.monotonic))
+    if way == "one pass":
+        service.one_pass()
+    else:
+        thread = threading.Thread(target=service.run)
+        thread.start()
+        until = time.monotonic() + 60
+        while not (passed.exists() and passed.read_text() == "320"):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        service.stop()
+        thread.join()
+    assert passed.read_text() == "320"
+    assert not service._peers.working
 
 
 def test_no_receipt_goes_past_a_notice_and_all_come_when_the_batches_are_whole(
