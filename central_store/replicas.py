@@ -37,8 +37,8 @@ SLICE = 256
 """Entries that one step reads."""
 SCAN = 4096
 """Entries of which one step reads only the batch."""
-MOST = 8
-"""Replicas that one step puts on shelves: each is sealed, and lasting."""
+MOST = 2
+"""Replicas that one step puts on shelves: each is sealed, and lasting, which takes a disk its time."""
 
 
 def deliver(store: Store, peer: Peer, batch: Batch, signed: container.Signed) -> bool:
@@ -85,6 +85,8 @@ class Passing:
     """
 
     def __init__(self, store: Store) -> None:
+        self.read = 0
+        """Entries read in this run: it grows while there is work."""
         self._store = store
         self._whole: Set[BatchId] = frozenset()
         self._at = 0  # where the receipts of these are looked for
@@ -123,6 +125,7 @@ class Passing:
             at += 1
             if told == MOST:
                 break
+        self.read += at - start
         if at != start:
             durable.publish(path, str(at).encode("ascii"), replace=True)
         self._more = at < size
@@ -139,6 +142,7 @@ class Passing:
         told = 0
         for entry in receipts.entries(self._at, self._at + SCAN):
             self._at += 1
+            self.read += 1
             if receipt_log.batch_of(entry) in self._whole:
                 found = receipt_log.decode(entry)
                 batch = Batch(found.receipt.facility, found.receipt.batch)

@@ -376,6 +376,7 @@ class Talk:
         found = {
             "level": level, "wanted": state.missing.count, "refused": state.missing.refused,
             "heard": state.heard, "asked": state.asked is not None, "followed": followed.size,
+            "passed": state.passing.read,
         }  # fmt: skip
         path = self._store.layout.peer(peer.name) / "now.json"
         data = json.dumps(found, sort_keys=True).encode()

@@ -258,6 +258,7 @@ def test_a_peer_is_level_when_all_was_passed_on(
         assert not level or len(told(a, clinic, b)) == 4
         carry(a, b)
     assert level
+    assert replication.note(a.layout, b.name)["passed"] == 4, "whoever waits sees it grow"
 
 
 @pytest.mark.parametrize("way", ["one pass", "serving"])
