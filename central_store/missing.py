@@ -103,9 +103,10 @@ class Missing:
         self._unseen.add(start, stop)
 
     def anew(self, start: int, stop: int) -> None:
-        """Compare these again, and nothing else: what was refused may be taken now, or the log is another."""
+        """Forget what was found, and compare these: what was refused may be taken, or the log is another."""
         self._unseen = Unseen()
         self._unseen.add(start, stop)
+        self._wanted.clear()
         self._refused.clear()
 
     def compare(self, log: ReceiptLog) -> None:
