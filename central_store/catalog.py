@@ -37,10 +37,10 @@ from central_store.lookups import Lookups
 from central_store.packs import Place
 from central_store.settings import Settings
 from central_store.watch import Watch
-from schemas import names, query
+from schemas import conditions, names
+from schemas.conditions import Point, Points
 from schemas.errors import Damaged
 from schemas.names import BatchId, FacilityName, ObjectId
-from schemas.query import Point, Points
 from schemas.row_marks import Known
 
 log = logging.getLogger("central_store")
@@ -288,7 +288,7 @@ class Catalog:
         for name, at in points.items():
             if f"${name}" in sql:
                 given[name] = found = self._lookups.find(at.kind, at.values)
-                sql = sql.replace(query.among(at.column, name), query.among(at.column, name, found))
+                sql = sql.replace(conditions.among(at.column, name), conditions.among(at.column, name, found))
         named = {*re.findall(r"\$(\w+)", sql)}
         return sql, {name: value for name, value in given.items() if name in named}
 
@@ -333,9 +333,9 @@ class Catalog:
         """Where these objects lie, as far as `owners` stored them and a pack is there; in that order."""
         wanted, found = list(dict.fromkeys(objects)), dict[str, tuple[Any, ...]]()
         at = {"at": Point("number", "object_sha256", wanted)}
-        rows = self.rows(f"{tables.PLACES}{query.among('number', 'at')}", {}, at)
+        rows = self.rows(f"{tables.PLACES}{conditions.among('number', 'at')}", {}, at)
         parts = sorted({part for part, *_ in rows})
-        whose = dict(self.rows(f"{tables.WHOSE}{query.among('part', 'parts', parts)}", {"parts": parts}))
+        whose = dict(self.rows(f"{tables.WHOSE}{conditions.among('part', 'parts', parts)}", {"parts": parts}))
         for part, name, *place in rows:
             batch, owner = whose[part]
             if owner in owners:

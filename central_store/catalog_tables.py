@@ -20,7 +20,7 @@ finds what a scan of all rows would.
 from __future__ import annotations
 
 from central_store import lookups, packed
-from schemas import columns, query
+from schemas import columns, conditions
 from schemas.columns import Column
 
 
@@ -95,9 +95,9 @@ ENTITIES: dict[str, tuple[str, str]] = {
         f"SELECT DISTINCT {name} FROM fresh",
         f"""UPDATE fresh_parts f SET {number} = p.{number} FROM parts p
 WHERE p.part IN (SELECT unnest($found::BIGINT[])) AND p.facility = f.facility
-AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(query.ENTITIES)[: at + 1])}""",
+AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(conditions.ENTITIES)[: at + 1])}""",
     )
-    for at, (name, number) in enumerate(query.ENTITIES.items())
+    for at, (name, number) in enumerate(conditions.ENTITIES.items())
 }
 """For study and series: the values a batch brings, and taking the numbers they have already."""
 ADD_OBJECTS = f"""INSERT INTO objects ({_names(OWN)}, number, part, object_offset, duplicate)
@@ -111,10 +111,10 @@ _KEYS = " UNION ALL ".join(
         *(f"SELECT '{kind}' AS kind, {kind} AS value, number FROM fresh" for kind in lookups.OBJECTS),
         *(
             f"SELECT '{kind}', {kind}, part FROM fresh_parts WHERE part = {number}"
-            for kind, number in query.ENTITIES.items()
+            for kind, number in conditions.ENTITIES.items()
         ),
         *(
-            f"SELECT '{query.TOKEN}', unnest({c.name}), part FROM fresh_parts"
+            f"SELECT '{conditions.TOKEN}', unnest({c.name}), part FROM fresh_parts"
             for c in SHARED
             if c.search == "token"
         ),

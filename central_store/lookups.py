@@ -32,8 +32,8 @@ import pyarrow as pa
 
 from central_store.keyruns import Recent, Run, Stopped, merge, write
 from schemas import columns
+from schemas.conditions import ENTITIES, TOKEN
 from schemas.errors import Damaged
-from schemas.query import ENTITIES, TOKEN
 
 if TYPE_CHECKING:
     import duckdb

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from schemas import columns
 from schemas.columns import Column, Level, Rollup
-from schemas.query import CONFLICT, Check
+from schemas.conditions import Check
+from schemas.query import CONFLICT
 
 COLUMNS: tuple[Column, ...] = tuple(c for c in columns.COLUMNS if c in columns.shared() or c.rollup)
 """What a part has of its own, and what it sums up."""

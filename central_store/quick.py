@@ -20,7 +20,7 @@ from central_store import packed
 from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
-from schemas import query
+from schemas import conditions
 from schemas.messages import SearchRequest
 from schemas.query import MAX_ROWS, Query
 
@@ -72,7 +72,7 @@ def _parts(
     where, parameters = built.near or built.parts, built.parameters
     if among is not None:
         name, numbers = among
-        where = f"{query.among(name, 'among', numbers)} AND {where}"
+        where = f"{conditions.among(name, 'among', numbers)} AND {where}"
         parameters = {**parameters, "among": list(numbers)}
     sql = f"SELECT {number}, packed FROM parts WHERE {where} LIMIT {limit + 1:d}"  # noqa: S608
     found = catalog.rows(sql, parameters, built.points)
@@ -131,7 +131,7 @@ def _objects(catalog: Catalog, built: Query) -> list[tuple[Any, ...]] | None:
     numbers = sorted(set[int].intersection(*({*catalog.numbers(at)} for at in points)))
     if len(numbers) > MANY:
         return None
-    rows = catalog.rows(f"{_OBJECTS}{query.among('number', 'numbers', numbers)}", {"numbers": numbers})
+    rows = catalog.rows(f"{_OBJECTS}{conditions.among('number', 'numbers', numbers)}", {"numbers": numbers})
     for name, values in built.found.items():
         at, wanted = _AT[name], frozenset(values)
         rows = [row for row in rows if row[at] in wanted]

@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from central_store import lookups
-from schemas import query
+from schemas import conditions
 
 
 def test_keys_are_the_same_in_python_and_sql() -> None:
@@ -23,7 +23,7 @@ def test_numbers_in_a_statement_find_what_a_list_finds(column: str, count: int) 
     wanted = list(range(5, 5 + count))
     with duckdb.connect() as database:
         database.execute(f"CREATE TEMP TABLE t AS SELECT range AS {column} FROM range(2000)")
-        said = query.among(column, "wanted", wanted)
+        said = conditions.among(column, "wanted", wanted)
         given = {"wanted": wanted} if "$wanted" in said else {}
         found = database.execute(f"SELECT {column} FROM t WHERE {said} ORDER BY ALL", given).fetchall()
     assert [number for (number,) in found] == wanted
