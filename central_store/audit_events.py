@@ -45,6 +45,7 @@ KINDS: dict[str, str] = {
     "peer": "The subject is a store to replicate with, or what is set for it changed.",
     "peer-removed": "It is none any more.",
     "peer-alarm": "A peer did what no honest, undamaged store does.",
+    "check-begun": "Its bytes are being read; if no `check` follows, that was ended early.",
     "check": "The store was checked.",
     "peer-cleared": "A person said to know why.",
     "replicate": "A batch was sealed for a peer.",

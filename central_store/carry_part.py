@@ -83,10 +83,7 @@ class Download:
                 self.forget()
                 raise
             file.truncate()  # of an earlier try there may be more
-            file.flush()
-            os.fchmod(file.fileno(), 0o444)
-            os.fsync(file.fileno())
-        durable.rename(self._part, final)
+            durable.finish(file, self._part, final, replace=True)
         self._mark.save(0)
 
     def _begun(self) -> int:

@@ -27,30 +27,29 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from central_store import batches, lookups, packs, publish, tombstones
+from central_store import batches, keyruns, lookups, packs, publish, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
 from central_store.catalog_erase import erase
 from central_store.catalog_file import CatalogError, connect, drop, translated
-from central_store.catalog_load import add_line, column, load
+from central_store.catalog_load import column, load, take
 from central_store.change_notes import Notes
 from central_store.layout import Layout
 from central_store.lookups import Lookups
 from central_store.packs import Place
 from central_store.settings import Settings
-from schemas import names
+from central_store.watch import Watch
+from schemas import conditions, names
+from schemas.conditions import Point, Points
 from schemas.errors import Damaged
 from schemas.names import BatchId, FacilityName, ObjectId
-from schemas.query import Points
 from schemas.row_marks import Known
 from schemas.transit import durable
 
 log = logging.getLogger("central_store")
 
-_SHAPE = (*tables.TABLES, *tables.DERIVED, duckdb.__version__)
-VERSION = hashlib.sha256("\n".join(_SHAPE).encode()).hexdigest()
-"""Of the tables' shape, of what is derived within them, and of DuckDB, whose hash function the keys use:
-another one means a rebuild."""
+VERSION = hashlib.sha256("\n".join((*tables.TABLES, *tables.DERIVED, keyruns.SHAPE)).encode()).hexdigest()
+"""Of the shape of tables and runs, and of what is derived within them: another one means a rebuild."""
 
 _NONE: Points = {}
 
@@ -73,6 +72,7 @@ class Catalog:
         self._rebuild = rebuild
         self._seal = seal
         self._publishing: threading.Thread | None = None
+        self._watch = Watch(self._interrupt)
         self.failed = False
         """Whether a batch could not be followed: open it again and follow the journal."""
 
@@ -96,12 +96,14 @@ class Catalog:
         else:
             self._damaged = self._read_damaged()
             with translated():
+                self._conflicts = bool(self._column(tables.ANY_CONFLICT))
                 self._notes.flush()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self._end_publishing()
+        self._watch.close()
         self._lookups.close()
         self._connection.close()
 
@@ -133,6 +135,7 @@ class Catalog:
                 if instances:
                     parameters = {"numbers": instances, "facility": batch.facility}
                     if found := self._column(tables.CONFLICT, parameters):
+                        self._conflicts = True
                         self._notes.add("conflict", *batch, sop_instance_uids=sorted(found))
                 if sources:
                     self._mark(tables.MARKED, {"numbers": sources})
@@ -264,7 +267,7 @@ class Catalog:
             known = []
             for batch in batches.listing(self._layout):
                 with self._transaction():
-                    self._load(batch)
+                    take(self._connection, self._lookups, self._layout, batch)
                 self._lookups.tidy()
                 known.append(batch)
             self._damaged = packs.damaged(self._layout)
@@ -273,17 +276,11 @@ class Catalog:
                 self._mark(tables.MARKED_ALL)
                 self._connection.execute(tables.CONFLICT_ALL)
                 self._notes.catch_up(known, self._damaged)
+            self._conflicts = bool(self._column(tables.ANY_CONFLICT))
             self._notes.flush()
             self._connection.execute("CREATE TABLE version AS SELECT ? AS value", [VERSION])
             self._connection.execute("CHECKPOINT")
         return len(known)
-
-    def _load(self, batch: Batch) -> None:
-        if tombstones.erased(self._layout, batch):
-            add_line(self._connection, self._layout, batch)
-            self._connection.execute(tables.ADD_ERASED, [batch.batch])
-        else:
-            load(self._connection, self._lookups, self._layout, batch)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -303,34 +300,44 @@ class Catalog:
     @contextmanager
     def _limited(self) -> Iterator[None]:
         self._look_for_damage()
-        timer = threading.Timer(self._settings.search_seconds, self._connection.interrupt)
-        timer.start()
-        try:
-            with translated():
-                yield
-        finally:
-            timer.cancel()
-            timer.join()  # it must not end somebody else's query
+        with translated(), self._watch.limit(self._settings.search_seconds):
+            yield
+
+    def _interrupt(self) -> None:
+        self._connection.interrupt()
 
     def table(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> pa.Table:
         """The rows of a query as an Arrow table; raises `Refused` when it takes too long."""
         with self._limited():
-            return self._connection.sql(sql, params=self._found(sql, parameters, points)).to_arrow_table()
+            sql, given = self._found(sql, parameters, points)
+            return self._connection.sql(sql, params=given).to_arrow_table()
 
     def rows(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> list[tuple[Any, ...]]:
         """The rows of a query; raises `Refused` when it takes too long."""
         with self._limited():
-            return self._connection.execute(sql, self._found(sql, parameters, points)).fetchall()
+            return self._connection.execute(*self._found(sql, parameters, points)).fetchall()
 
     def row(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> tuple[Any, ...]:
         """The one row of a query; raises `Refused` when it takes too long."""
         return self.rows(sql, parameters, points)[0]
 
-    def _found(self, sql: str, parameters: Mapping[str, Any], points: Points) -> dict[str, Any]:
-        """The parameters that a statement names."""
+    def _found(self, sql: str, parameters: Mapping[str, Any], points: Points) -> tuple[str, dict[str, Any]]:
+        """A statement with the numbers that look-ups find, and the parameters it then names."""
+        given = dict(parameters)
+        for name, at in points.items():
+            if f"${name}" in sql:
+                given[name] = found = self._lookups.find(at.kind, at.values)
+                sql = sql.replace(conditions.among(at.column, name), conditions.among(at.column, name, found))
         named = {*re.findall(r"\$(\w+)", sql)}
-        given = {name: value for name, value in parameters.items() if name in named}
-        return given | {name: self._lookups.find(*at) for name, at in points.items() if name in named}
+        return sql, {name: value for name, value in given.items() if name in named}
+
+    def numbers(self, at: Point) -> list[int]:
+        """The numbers of rows that may have one of these values."""
+        return self._lookups.find(at.kind, at.values)
+
+    def disputed(self, uids: Sequence[str]) -> set[tuple[str, str]]:
+        """Facilities and SOP instances among these of which they sent different files."""
+        return {*self.rows(tables.DISPUTED, {"uids": list(uids)})} if self._conflicts else set()
 
     def held(self, facility: FacilityName, digests: Sequence[str]) -> dict[str, BatchId]:
         """Which of these source digests a facility has stored in an undamaged batch, and in which."""
@@ -364,11 +371,10 @@ class Catalog:
     def places(self, objects: Iterable[ObjectId], owners: Sequence[FacilityName]) -> list[Place]:
         """Where these objects lie, as far as `owners` stored them and a pack is there; in that order."""
         wanted, found = list(dict.fromkeys(objects)), dict[str, tuple[Any, ...]]()
-        with self._limited():
-            at = self._lookups.find("object_sha256", list(wanted))
-            rows = self._connection.execute(tables.PLACES, {"found": at}).fetchall()
-            parts = {"parts": [part for part, *_ in rows]}
-            whose = dict(self._connection.execute(tables.WHOSE, parts).fetchall())
+        at = {"at": Point("number", "object_sha256", wanted)}
+        rows = self.rows(f"{tables.PLACES}{conditions.among('number', 'at')}", {}, at)
+        parts = sorted({part for part, *_ in rows})
+        whose = dict(self.rows(f"{tables.WHOSE}{conditions.among('part', 'parts', parts)}", {"parts": parts}))
         for part, name, *place in rows:
             batch, owner = whose[part]
             if owner in owners:

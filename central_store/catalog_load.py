@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store import batches
+from central_store import batches, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
 from central_store.catalog_file import CatalogError
@@ -59,6 +59,15 @@ def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout
     lookups.add(connection.sql(tables.KEYS).to_arrow_table())
     add_line(connection, layout, batch)
     execute(tables.ADD_SPAN, [batch.batch, first, len(rows)])
+
+
+def take(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> None:
+    """Add a committed batch in a rebuild: `load` it, or of an erased one only its line."""
+    if tombstones.erased(layout, batch):
+        add_line(connection, layout, batch)
+        connection.execute(tables.ADD_ERASED, [batch.batch])
+    else:
+        load(connection, lookups, layout, batch)
 
 
 def add_line(connection: duckdb.DuckDBPyConnection, layout: Layout, batch: Batch) -> None:

@@ -21,7 +21,7 @@ finds what a scan of all rows would.
 from __future__ import annotations
 
 from central_store import lookups, packed
-from schemas import columns, query
+from schemas import columns, conditions
 from schemas.columns import Column
 
 
@@ -64,6 +64,7 @@ TABLES: tuple[str, ...] = (
         "packed VARCHAR USING COMPRESSION uncompressed",  # few are read at a time: none is unpacked for them
         chosen=SHARED,
     ),
+    "CREATE INDEX part ON parts (part)",  # a few parts of millions are read without a scan
     """CREATE TABLE batches (
     batch_id VARCHAR PRIMARY KEY, facility VARCHAR NOT NULL, sequence BIGINT NOT NULL,
     previous VARCHAR NOT NULL, objects BIGINT NOT NULL, bytes BIGINT NOT NULL,
@@ -96,9 +97,9 @@ ENTITIES: dict[str, tuple[str, str]] = {
         f"SELECT DISTINCT {name} FROM fresh",
         f"""UPDATE fresh_parts f SET {number} = p.{number} FROM parts p
 WHERE p.part IN (SELECT unnest($found::BIGINT[])) AND p.facility = f.facility
-AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(query.ENTITIES)[: at + 1])}""",
+AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(conditions.ENTITIES)[: at + 1])}""",
     )
-    for at, (name, number) in enumerate(query.ENTITIES.items())
+    for at, (name, number) in enumerate(conditions.ENTITIES.items())
 }
 """For study and series: the values a batch brings, and taking the numbers they have already."""
 ADD_OBJECTS = f"""INSERT INTO objects ({_names(OWN)}, number, part, object_offset, duplicate)
@@ -112,16 +113,17 @@ _KEYS = " UNION ALL ".join(
         *(f"SELECT '{kind}' AS kind, {kind} AS value, number FROM fresh" for kind in lookups.OBJECTS),
         *(
             f"SELECT '{kind}', {kind}, part FROM fresh_parts WHERE part = {number}"
-            for kind, number in query.ENTITIES.items()
+            for kind, number in conditions.ENTITIES.items()
         ),
         *(
-            f"SELECT '{query.TOKEN}', unnest({c.name}), part FROM fresh_parts"
+            f"SELECT '{conditions.TOKEN}', unnest({c.name}), part FROM fresh_parts"
             for c in SHARED
             if c.search == "token"
         ),
     )
 )
-KEYS = f"SELECT kind, hash(value) AS key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
+KEYS = f"""SELECT kind, {lookups.KEY.format("value")} AS key, number::UBIGINT AS number FROM ({_KEYS})
+ORDER BY kind, key"""
 """What the look-ups need to know of a batch."""
 DERIVED = (packed.sql(), KEYS)
 """How values of tables follow from others: a reader relies on it as on their shape."""
@@ -157,6 +159,9 @@ CONFLICT_ALL = f"""INSERT INTO conflicts SELECT p.facility, o.sop_instance_uid
 FROM objects o JOIN parts p ON p.part = o.part
 WHERE hash(sop_instance_uid) IN (
     SELECT hash(sop_instance_uid) FROM objects GROUP BY ALL HAVING count(*) > 1) {_DIFFER}"""
+ANY_CONFLICT = "SELECT 1 FROM conflicts LIMIT 1"
+DISPUTED = """SELECT facility, sop_instance_uid FROM conflicts
+WHERE sop_instance_uid IN (SELECT unnest($uids::VARCHAR[]))"""
 DIGESTS_OF_BATCHES = """SELECT DISTINCT o.source_digest FROM spans b
 JOIN objects o ON o.number BETWEEN b.first AND b.first + b.rows - 1
 WHERE b.batch_id IN (SELECT unnest($batches::VARCHAR[]))"""
@@ -177,15 +182,15 @@ NEW_NUMBERS = {
 WHERE {number} IN (SELECT part FROM gone) GROUP BY {number}""",
         f"UPDATE parts SET {number} = m.new FROM moved_{number} m WHERE parts.{number} = m.old",
     )
-    for name, number in query.ENTITIES.items()
+    for name, number in conditions.ENTITIES.items()
 }
 """A study or series whose first part went is numbered by the first that is left: a later batch finds it."""
 NEW_KEYS = (
-    "SELECT kind, hash(value) AS key, number::UBIGINT AS number FROM ("
+    f"SELECT kind, {lookups.KEY.format('value')} AS key, number::UBIGINT AS number FROM ("
     + " UNION ALL ".join(
         f"SELECT '{name}' AS kind, p.{name} AS value, m.new AS number "
         f"FROM moved_{number} m JOIN parts p ON p.part = m.new"
-        for name, number in query.ENTITIES.items()
+        for name, number in conditions.ENTITIES.items()
     )
     + ") ORDER BY kind, key"
 )
@@ -196,9 +201,8 @@ HELD = """SELECT o.source_digest, min(p.batch_id) FROM objects o JOIN parts p ON
 WHERE o.number IN (SELECT unnest($found::BIGINT[])) AND p.facility = $facility
 AND o.source_digest IN (SELECT unnest($wanted::VARCHAR[]))
 AND p.batch_id NOT IN (SELECT batch_id FROM damaged) GROUP BY ALL"""
-PLACES = """SELECT part, object_sha256, object_offset, object_bytes, encoding FROM objects
-WHERE number IN (SELECT unnest($found::BIGINT[]))"""
-WHOSE = """SELECT part, (batch_id, facility) FROM parts WHERE part IN (SELECT unnest($parts::BIGINT[]))"""
+PLACES = "SELECT part, object_sha256, object_offset, object_bytes, encoding FROM objects WHERE "
+WHOSE = "SELECT part, (batch_id, facility) FROM parts WHERE "
 HEAD = """SELECT coalesce(max(sequence), 0), coalesce(arg_max(batch_id, sequence), '')
 FROM batches WHERE facility = $facility"""
 _WITH_ROWS = "batch_id NOT IN (SELECT batch_id FROM erased)"

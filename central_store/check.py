@@ -8,7 +8,8 @@ Guarantees: every problem is one line with a stable code; no problem hides anoth
 runs, except for the catalog, which only the service can read then. Without `read_data` nothing is changed.
 With it, batches are taken least recently checked first, each result is kept (`central_store.checks`), so that
 a run that ends early is gone on with by the next; and a pack that turns out damaged is set aside and its
-facility told (`central_store.damage`).
+facility told (`central_store.damage`). The audit log has the beginning of such a run before it keeps or
+changes anything, so that one that was killed is in it too.
 """
 
 from __future__ import annotations
@@ -163,6 +164,8 @@ class _Check:
             lock.held(layout.checks / "lock", busy="another check reads this store's packs"),
             checks.Run(layout, self._now(), self._monotonic) as run,
         ):
+            details = audit.operator(known=len(known), results=run.name)
+            audit.record(layout, "check-begun", details=details, now=self._now())
             for batch in checks.least_recent_first(layout, known):
                 if max_seconds is not None and self._monotonic() - started >= max_seconds:
                     break

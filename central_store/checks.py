@@ -61,6 +61,11 @@ class Run:
         self._published = monotonic()
         self._results: list[Result] = []
 
+    @property
+    def name(self) -> str:
+        """The name of the run's file."""
+        return self._path.name
+
     def __enter__(self) -> Run:
         """Begin."""
         return self

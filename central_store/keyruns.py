@@ -1,10 +1,12 @@
 """Sorted files of 64-bit keys and row numbers: a look-up that neither memory nor time notices growing.
 
-    <n> keys, unsigned 64-bit little-endian, ascending     then     <n> numbers, unsigned 32-bit
+    <n> keys, unsigned 64-bit little-endian, ascending
+    <n> numbers, unsigned 32-bit
+    fences: every 512th key, from the first on
 
-Guarantees: a run is written whole and never changed; a look-up touches a few pages of it, because keys are
-hashes and so lie where their value says. Keys that somebody chose to lie together are found too, by halving.
-Merging reads and writes slice by slice, so its memory does not follow the runs.
+Guarantees: a run is written whole and never changed; a look-up touches one page of keys and, if it finds the
+key, one of numbers: the fences, a thousandth of the file, are in memory and say which. Merging reads and
+writes slice by slice, so its memory does not follow the runs.
 
 Leaves to others: which runs there are, and what a number means (`central_store.lookups`). Two rows may have
 the same key: who looks up compares the values themselves.
@@ -26,11 +28,15 @@ from schemas.errors import Damaged
 from schemas.transit import durable
 
 _ENTRY = 12
+_FENCE = 512
+"""Keys of a page, and so from one fence to the next."""
 _SPAN = 1 << 64
 _SLICE = 1 << 20
 """Entries merged at once."""
+SHAPE = f"keys, numbers, every {_FENCE}th key"
+"""What changes when a run is written otherwise."""
 _MANY = 24
-"""Keys from which on Arrow, which halves over all entries, is quicker than halving a window here."""
+"""Keys from which on Arrow, which takes a step for all of them at once, is quicker."""
 
 
 class Sorted:
@@ -46,11 +52,16 @@ class Sorted:
         self.keys = _bytes(keys).cast("Q")
         self._numbers = _bytes(numbers).cast("Q" if numbers.type == pa.uint64() else "I")
         self.entries = len(keys)
-        self._window = 3 * int(self.entries**0.5) + 8
 
     def find(self, keys: Sequence[int]) -> list[int]:
         """The numbers of all entries with one of these keys, which ascend."""
-        starts = self._starts_of_many(keys) if len(keys) > _MANY else map(self._start, keys)
+        if len(keys) > _MANY:
+            wanted = pa.array(keys, pa.uint64())
+            starts = self._starts(wanted)
+            there = pc.equal(self._at(starts), wanted)  # few are, of the keys of a new batch
+            keys, starts = wanted.filter(there).to_pylist(), starts.filter(there).to_pylist()
+        else:
+            starts = [self._start(key) for key in keys]
         found, mine, entries = [], self.keys, self.entries
         for key, start in zip(keys, starts, strict=True):
             at = start
@@ -59,18 +70,17 @@ class Sorted:
                 at += 1
         return found
 
+    def _at(self, places: pa.Array) -> pa.Array:
+        """The keys at these places; behind the end, the last."""
+        return pc.take(self.columns[0], pc.min_element_wise(places, pa.scalar(self.entries - 1, pa.uint64())))
+
     def _start(self, key: int) -> int:
         """Where a key stands, or would."""
-        mine, entries, window = self.keys, self.entries, self._window
-        guess = key * entries // _SPAN
-        low, high = max(0, guess - window), min(entries, guess + window)
-        if (low and mine[low - 1] >= key) or (high < entries and mine[high] < key):
-            low, high = 0, entries
-        return bisect_left(mine, key, low, high)
+        return bisect_left(self.keys, key)
 
-    def _starts_of_many(self, keys: Sequence[int]) -> list[int]:
-        found: list[int] = pc.search_sorted(self.columns[0], pa.array(keys, pa.uint64())).to_pylist()
-        return found
+    def _starts(self, keys: pa.Array) -> pa.Array:
+        """The same for many."""
+        return pc.search_sorted(self.columns[0], keys)
 
 
 class Recent(Sorted):
@@ -105,27 +115,63 @@ class Run(Sorted):
         self.path = path
         try:
             with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size != entries * _ENTRY:
+                if os.fstat(file.fileno()).st_size != entries * _ENTRY + _fences(entries) * 8:
                     raise Damaged("a look-up of the catalog has another size")
                 self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                file.seek(entries * _ENTRY)
+                fences = file.read()
         except FileNotFoundError:
             raise Damaged("a look-up of the catalog is missing") from None
         self._map.madvise(mmap.MADV_RANDOM)
+        self._fences = memoryview(fences).cast("Q")
+        self._all_fences = pa.Array.from_buffers(pa.uint64(), len(self._fences), [None, pa.py_buffer(fences)])
         buffer, front = pa.py_buffer(self._map), entries * 8
         super().__init__(
             pa.Array.from_buffers(pa.uint64(), entries, [None, buffer.slice(0, front)]),
-            pa.Array.from_buffers(pa.uint32(), entries, [None, buffer.slice(front)]),
+            pa.Array.from_buffers(pa.uint32(), entries, [None, buffer.slice(front, entries * 4)]),
         )
+
+    # A key stands behind the last fence below it, and at the next one at the latest.
+
+    def _start(self, key: int) -> int:
+        fence = bisect_left(self._fences, key)
+        if not fence:
+            return 0
+        return bisect_left(self.keys, key, (fence - 1) * _FENCE + 1, min(fence * _FENCE, self.entries))
+
+    def _starts(self, keys: pa.Array) -> pa.Array:
+        fences = pc.search_sorted(self._all_fences, keys)
+        low = pc.subtract(pc.multiply(pc.max_element_wise(fences, _ONE), _WIDE), _BEFORE)
+        places, step = pc.if_else(pc.equal(fences, _ZERO), _ZERO, low), _FENCE // 2
+        while step:
+            below = pc.less(self._at(pc.add(places, pa.scalar(step - 1, pa.uint64()))), keys)
+            places = pc.if_else(below, pc.add(places, pa.scalar(step, pa.uint64())), places)
+            step //= 2
+        return pc.min_element_wise(places, pa.scalar(self.entries, pa.uint64()))
+
+
+_ZERO, _ONE, _WIDE, _BEFORE = (pa.scalar(number, pa.uint64()) for number in (0, 1, _FENCE, _FENCE - 1))
+
+
+def _fences(entries: int) -> int:
+    return -(-entries // _FENCE)
 
 
 def write(path: Path, keys: pa.Array, numbers: pa.Array) -> None:
     """Write one run; keys ascending."""
 
-    def both(sink: BinaryIO) -> None:
-        sink.write(_bytes(keys.cast(pa.uint64())))
+    def all_three(sink: BinaryIO) -> None:
+        sorted_keys = keys.cast(pa.uint64())
+        sink.write(_bytes(sorted_keys))
         sink.write(_bytes(numbers.cast(pa.uint32())))
+        sink.write(_bytes(_every(sorted_keys, 0)))
 
-    durable.publish(path, both, replace=True)
+    durable.publish(path, all_three, replace=True)
+
+
+def _every(keys: pa.Array, before: int) -> pa.Array:
+    """The fences among these keys, which stand behind so many others."""
+    return pc.take(keys, pa.array(range(-before % _FENCE, len(keys), _FENCE), pa.int64()))
 
 
 def merge(runs: Sequence[Run], path: Path, stopped: Callable[[], bool]) -> int:
@@ -139,7 +185,7 @@ def merge(runs: Sequence[Run], path: Path, stopped: Callable[[], bool]) -> int:
     cuts = [_cuts(run, slices) for run in runs]
 
     def write_slices(sink: BinaryIO) -> None:
-        done = 0
+        done, fences = 0, []
         for n in range(slices):
             if stopped():
                 raise Stopped
@@ -149,11 +195,15 @@ def merge(runs: Sequence[Run], path: Path, stopped: Callable[[], bool]) -> int:
                 for which in (0, 1)
             )
             order = pc.sort_indices(keys)
+            keys = keys.take(order)
+            fences.append(_every(keys, done))
             sink.seek(done * 8)
-            sink.write(_bytes(keys.take(order)))
+            sink.write(_bytes(keys))
             sink.seek(total * 8 + done * 4)
             sink.write(_bytes(numbers.take(order)))
             done += len(keys)
+        sink.seek(total * _ENTRY)
+        sink.write(_bytes(pa.concat_arrays(fences)))
 
     durable.publish(path, write_slices, replace=True)
     return total

@@ -3,7 +3,8 @@
     recent    kind, key, number    what came last, in the database: part of a batch's transaction
     runs      file, kind, entries  which sorted files (`central_store.keyruns`) hold the rest
 
-A key is DuckDB's hash of the value. A kind of `OBJECTS` leads to numbers of objects; of the others, to parts.
+A key is 64 bits of the value's MD5, which DuckDB and Python both have; nothing rests on nobody finding two
+values with one key. A kind of `OBJECTS` leads to numbers of objects; of the others, to parts.
 
 Guarantees: a look-up and an addition cost the same however large the archive is: the recent keys are at most
 about `SEAL`, and the runs few, because `FAN` runs of about one size become one, in a thread beside the
@@ -17,6 +18,7 @@ value with the same key.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import operator
 import secrets
@@ -30,8 +32,8 @@ import pyarrow as pa
 
 from central_store.keyruns import Recent, Run, Stopped, merge, write
 from schemas import columns
+from schemas.conditions import ENTITIES, TOKEN
 from schemas.errors import Damaged
-from schemas.query import ENTITIES, TOKEN
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,6 +52,15 @@ DDL: tuple[str, ...] = (
     "CREATE TABLE runs (file VARCHAR NOT NULL, kind VARCHAR NOT NULL, entries BIGINT NOT NULL)",
     "CREATE TABLE recent (kind VARCHAR NOT NULL, key UBIGINT NOT NULL, number UBIGINT NOT NULL)",
 )
+
+
+KEY = "md5_number_lower(coalesce({0}, ''))"
+
+
+def key(value: str | None) -> int:
+    """The key of a value; `KEY` is the same in SQL."""
+    digest = hashlib.md5((value or "").encode(), usedforsecurity=False).digest()
+    return int.from_bytes(digest[8:], "little")
 
 
 class Lookups:
@@ -119,8 +130,7 @@ class Lookups:
         """Numbers of the rows that may have one of these values."""
         if not values:
             return []
-        rows = self._connection.execute("SELECT hash(unnest($1::VARCHAR[]))", [list(values)]).fetchall()
-        keys = sorted({key for (key,) in rows})
+        keys = sorted({*map(key, values)})
         numbers: list[int] = []
         for piece in (*self._recent[kind], *self._runs[kind]):
             numbers += piece.find(keys)

@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas import columns
 from schemas.columns import Column, Level, Rollup
-from schemas.query import Check
+from schemas.conditions import Check
+from schemas.query import CONFLICT
 
 COLUMNS: tuple[Column, ...] = tuple(c for c in columns.COLUMNS if c in columns.shared() or c.rollup)
 """What a part has of its own, and what it sums up."""
@@ -52,7 +53,8 @@ def part(text: str) -> Part:
 def array(values: list[Any], kind: pa.DataType) -> pa.Array:
     """Values of parts, or of several, as an array."""
     if kind == pa.binary():
-        values = [None if value is None else b64decode(value) for value in values]
+        bytes_of = {value: None if value is None else b64decode(value) for value in {*values}}
+        values = [bytes_of[value] for value in values]
     return pa.array(values, kind)
 
 
@@ -79,7 +81,8 @@ def grouped(parts: Iterable[tuple[int, Part]]) -> dict[int, list[Part]]:
     for number, each in parts:
         groups.setdefault(number, []).append(each)
     for group in groups.values():
-        group.sort(key=lambda each: each[FIRST])
+        if len(group) > 1:
+            group.sort(key=itemgetter(FIRST))
     return groups
 
 
@@ -98,14 +101,28 @@ def newest_first(level: Level, groups: Mapping[int, list[Part]]) -> list[list[Pa
 
 def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.Table:
     """One row for each study or series."""
-    turned = [list(zip(*group, strict=True)) for group in groups]
+    shown = columns.at_level(level)
+    pick = itemgetter(*(_AT[column.name] for column, _ in shown), _AT["series_uid"], COUNT)
+    ups = [*(_UP[way] for _, way in shown), _listed, sum]
+    rows = [
+        pick(group[0])  # nearly always
+        if len(group) == 1
+        else [up(values) for up, values in zip(ups, zip(*map(pick, group), strict=True), strict=True)]
+        for group in groups
+    ]
+    turned = list(zip(*rows, strict=True)) or [()] * len(ups)
     made = {
-        column.name: [up(values[at]) for values in turned]
-        for column, at, up in ((c, _AT[c.name], _UP[way]) for c, way in columns.at_level(level))
+        column.name: [_in_list(value) for value in values] if way == "list" else list(values)
+        for (column, way), values in zip(shown, turned[:-2], strict=True)
     }
-    made["n_series"] = [len({*values[_AT["series_uid"]]} - _NONE) for values in turned]
-    made["n_instances"] = [sum(values[COUNT]) for values in turned]
+    made["n_series"] = [len(_in_list(value)) for value in turned[-2]]
+    made["n_instances"] = list(turned[-1])
     return pa.Table.from_arrays([array(made[each.name], each.type) for each in schema], schema=schema)
+
+
+def _in_list(value: Any) -> list[Any]:
+    """A value of one part as `_listed` makes it of many."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _one(values: Sequence[Any]) -> Any:
@@ -134,38 +151,44 @@ _UP: dict[Rollup, Callable[[Sequence[Any]], Any]] = {
 """How one value comes of many; of parts in the order of their lowest objects."""
 
 
-_INSTANCES_FIRST = [
-    ("study_date", "descending", "at_end"),
-    *(
-        (name, "ascending", "at_end")
-        for name in (
-            "study_uid", "facility", "series_number", "series_uid", "instance_number", "sop_instance_uid",
-            "object_sha256",
-        )
-    ),
-]  # fmt: skip
+_OBJECT = {column.name: at for at, column in enumerate(columns.own())}
+_FIRST = ("study_uid", "facility", "series_number", "series_uid")
+_THEN = ("instance_number", "sop_instance_uid", "object_sha256")
 
 
 def instances(
-    rows: pa.Table, parts: Mapping[int, Part], disputed: Collection[tuple[str, str]], schema: pa.Schema
+    rows: Iterable[Sequence[Any]],
+    parts: Mapping[int, Part],
+    disputed: Collection[tuple[str, str]],
+    schema: pa.Schema,
 ) -> pa.Table:
     """Objects with what they have of their parts, in the order of answers.
 
     Args:
-        rows: the objects' own columns, and `part`.
+        rows: of each object its own columns, and the number of its part.
         parts: those that match, by number; objects of others are left out.
         disputed: facilities and SOP instances of which they sent different files.
         schema: of the answer.
     """
-    at = pc.index_in(rows["part"].combine_chunks(), value_set=pa.array(parts, pa.int64()))
-    rows, at = rows.filter(at.is_valid()), at.drop_null()
-    shared = {
-        column.name: array([each[_AT[column.name]] for each in parts.values()], column.arrow).take(at)
-        for column in columns.shared()
+    date, first = _AT["study_date"], [_AT[name] for name in _FIRST]
+    ranks = {
+        number: (part[date] is None, -(part[date] or 0), *(_rank(part[at]) for at in first))
+        for number, part in parts.items()
     }
-    whose = zip(shared["facility"].to_pylist(), rows["sop_instance_uid"].to_pylist(), strict=True)
-    shared["conflict"] = pa.array([each in disputed for each in whose], pa.bool_())
-    chosen = [shared[name] if name in shared else rows[name] for name in schema.names]
-    found = pa.Table.from_arrays(chosen, schema=schema)
-    order = pc.sort_indices(found, sort_keys=_INSTANCES_FIRST)
-    return found.take(order)
+    then = [_OBJECT[name] for name in _THEN]
+    found = [(ranks[row[-1]], [_rank(row[at]) for at in then], row) for row in rows if row[-1] in parts]
+    found.sort(key=itemgetter(0, 1))
+    shown = [(row, parts[row[-1]]) for *_, row in found]
+    facility, uid = _AT["facility"], _OBJECT["sop_instance_uid"]
+    made: dict[str, list[Any]] = {CONFLICT: [(part[facility], row[uid]) in disputed for row, part in shown]}
+    for name in schema.names:
+        if (at := _OBJECT.get(name)) is not None:
+            made[name] = [row[at] for row, _ in shown]
+        elif (at := _AT.get(name)) is not None:
+            made[name] = [part[at] for _, part in shown]
+    return pa.Table.from_arrays([array(made[field.name], field.type) for field in schema], schema=schema)
+
+
+def _rank(value: Any) -> tuple[bool, Any]:
+    """Sorts what is missing behind the rest."""
+    return value is None, "" if value is None else value

@@ -50,6 +50,11 @@ class PeerDesk:
         self._talk.erased()
         self._talk.tick()
 
+    @property
+    def working(self) -> bool:
+        """Whether a `tick` goes on with something now."""
+        return self._talk.working
+
     def look(self, peer: Peer) -> int:
         """Hear what a peer says, and see what it sent; returns how many messages were refused."""
         try:

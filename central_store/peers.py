@@ -4,6 +4,7 @@
     peers/<name>/road.json     whether and where we dial it, and its facilities
     peers/<name>/log/          its log as far as we followed it (`central_store.receipt_log`)
     peers/<name>/settled       how many entries of that need no more looking at
+    peers/<name>/passed        how many of them were passed on to our facilities (`central_store.replicas`)
     peers/<name>/checkpoints/  those of its audit log (`central_store.witness`)
     peers/<name>/alarms/       what it did that no honest, undamaged store does
 
@@ -109,7 +110,8 @@ def remove(layout: Layout, name: FacilityName) -> bool:
 def forget(layout: Layout, name: FacilityName) -> None:
     """Forget a peer's log: the next round compares everything."""
     shutil.rmtree(layout.peer(name) / "log", ignore_errors=True)
-    (layout.peer(name) / "settled").unlink(missing_ok=True)
+    for cursor in ("settled", "passed"):
+        (layout.peer(name) / cursor).unlink(missing_ok=True)
 
 
 def settled(layout: Layout, name: FacilityName) -> int:

@@ -12,7 +12,7 @@ give over all columns; or none, when they are for DuckDB to put together: then a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from central_store import packed
 from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
+from schemas import conditions
 from schemas.messages import SearchRequest
 from schemas.query import MAX_ROWS, Query
 
@@ -71,7 +72,7 @@ def _parts(
     where, parameters = built.near or built.parts, built.parameters
     if among is not None:
         name, numbers = among
-        where = f"{name} IN (SELECT unnest($among::BIGINT[])) AND {where}"
+        where = f"{conditions.among(name, 'among', numbers)} AND {where}"
         parameters = {**parameters, "among": list(numbers)}
     sql = f"SELECT {number}, packed FROM parts WHERE {where} LIMIT {limit + 1:d}"  # noqa: S608
     found = catalog.rows(sql, parameters, built.points)
@@ -100,26 +101,38 @@ def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | N
 
 _OBJECTS = f"""SELECT {", ".join(f'"{column.name}"' for column in OWN)}, part FROM objects
 WHERE NOT duplicate AND """  # noqa: S608
-_DISPUTED = """SELECT facility, sop_instance_uid FROM conflicts
-WHERE sop_instance_uid IN (SELECT unnest($uids::VARCHAR[]))"""
+_AT = {column.name: at for at, column in enumerate(OWN)}
 
 
 def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
     if request.order:
         return None
     if built.objects:
-        rows = catalog.table(f"{_OBJECTS}{built.objects} LIMIT {MANY + 1:d}", built.parameters, built.points)
-        if rows.num_rows > MANY:
+        found = _objects(catalog, built)
+        if found is None:
             return None
-        parts = _parts(catalog, built, "part", MANY, ("part", sorted(set(rows["part"].to_pylist()))))
+        parts = _parts(catalog, built, "part", MANY, ("part", sorted({part for *_, part in found})))
     else:
         parts = _parts(catalog, built, "part", FEW)
         if parts is None or packed.totals(part for _, part in parts)[0] > MANY:
             return None
         among = {"parts": sorted(number for number, _ in parts)}
-        rows = catalog.table(f"{_OBJECTS}part IN (SELECT unnest($parts::BIGINT[]))", among)
-    disputed = {*catalog.rows(_DISPUTED, {"uids": rows["sop_instance_uid"].to_pylist()})}
-    found = packed.instances(rows, dict(parts or ()), disputed, built.schema)
-    size = sum(found["object_bytes"].to_pylist())
-    page = found.slice(request.offset, min(request.limit, MAX_ROWS))
-    return Found(len(found), len(found), size, page)
+        found = catalog.rows(f"{_OBJECTS}part IN (SELECT unnest($parts::BIGINT[]))", among)
+    disputed = catalog.disputed([row[_AT["sop_instance_uid"]] for row in found])
+    answered = packed.instances(found, dict(parts or ()), disputed, built.schema)
+    size = sum(answered["object_bytes"].to_pylist())
+    page = answered.slice(request.offset, min(request.limit, MAX_ROWS))
+    return Found(len(answered), len(answered), size, page)
+
+
+def _objects(catalog: Catalog, built: Query) -> list[tuple[Any, ...]] | None:
+    """The objects that match, by their numbers; the values are compared here. None: too many."""
+    points = (at for at in built.points.values() if at.column == "number")
+    numbers = sorted(set[int].intersection(*({*catalog.numbers(at)} for at in points)))
+    if len(numbers) > MANY:
+        return None
+    rows = catalog.rows(f"{_OBJECTS}{conditions.among('number', 'numbers', numbers)}", {"numbers": numbers})
+    for name, values in built.found.items():
+        at, wanted = _AT[name], frozenset(values)
+        rows = [row for row in rows if row[at] in wanted]
+    return rows

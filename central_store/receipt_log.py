@@ -6,8 +6,9 @@
 An entry is a receipt, LF, and its SSHSIG: the log alone proves what the store holds. A store keeps its own
 log and, for each peer, the beginning of the peer's that it followed.
 
-Order of `append`: full bundles, then the head, which is the commit; a bundle that the head does not speak of
-yet is written again. Guarantees: what `head` names is there after a power cut; one writer (the service).
+Order: full bundles, then the head, which is the commit; a bundle that the head does not speak of yet is
+written again. So a log may grow by many pieces before they count (`Growing`), and a stop before that leaves
+the log as it was. Guarantees: what `head` names is there after a power cut; one writer (the service).
 
 Leaves to others: what may stand in a log (`central_store.ingest`, `central_store.talk`).
 """
@@ -101,19 +102,14 @@ class ReceiptLog:
 
     def append(self, entries: Sequence[bytes]) -> Range:
         """Add entries; they are there for good when this returns."""
-        known, tail = self._load()
-        grown, tail = known.extended(entries), tail + list(entries)
-        number = (grown.size - len(tail)) // TILE
-        durable.make_dirs(self._folder, mode=0o755)
-        while len(tail) >= TILE:
-            path = self._folder / merkle.bundle_path(number)
-            durable.make_dirs(path.parent, mode=0o755)
-            durable.publish(path, merkle.bundle(tail[:TILE]), replace=True)
-            tail, number = tail[TILE:], number + 1
-        head = {"size": grown.size, "hashes": [item.hex() for item in grown.hashes], "root": grown.root.hex()}
-        data = canonical(head) + b"\n" + merkle.bundle(tail)
-        durable.publish(self._folder / "head", data, replace=True)
-        return grown
+        growing = self.growing()
+        growing.add(entries)
+        growing.commit()
+        return growing.range
+
+    def growing(self) -> Growing:
+        """This log with more behind it, which counts when it is committed; raises `Damaged`."""
+        return Growing(self._folder, *self._load())
 
     def _load(self) -> tuple[Range, list[bytes]]:
         try:
@@ -138,3 +134,38 @@ class ReceiptLog:
         if len(found) != TILE:
             raise Damaged("a bundle of a log is not full")
         return found
+
+
+class Growing:
+    """A log that gets longer piece by piece; holds less than a bundle in memory.
+
+    Args:
+        folder: where it lies.
+        known: the log as its head says.
+        tail: the entries behind its last full bundle.
+    """
+
+    def __init__(self, folder: Path, known: Range, tail: list[bytes]) -> None:
+        self._folder, self._tail = folder, tail
+        self.began = self.range = known
+
+    def add(self, entries: Sequence[bytes]) -> None:
+        """Put entries behind it; what fills bundles is written, and counts for nobody yet."""
+        self.range, self._tail = self.range.extended(entries), self._tail + list(entries)
+        number = (self.range.size - len(self._tail)) // TILE
+        while len(self._tail) >= TILE:
+            path = self._folder / merkle.bundle_path(number)
+            durable.make_dirs(path.parent, mode=0o755)
+            durable.publish(path, merkle.bundle(self._tail[:TILE]), replace=True)
+            self._tail, number = self._tail[TILE:], number + 1
+
+    def commit(self) -> None:
+        """Write the head: from now on this is the log, for good."""
+        durable.make_dirs(self._folder, mode=0o755)
+        head = {
+            "size": self.range.size,
+            "hashes": [item.hex() for item in self.range.hashes],
+            "root": self.range.root.hex(),
+        }
+        data = canonical(head) + b"\n" + merkle.bundle(self._tail)
+        durable.publish(self._folder / "head", data, replace=True)

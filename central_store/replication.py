@@ -31,7 +31,7 @@ from schemas.names import BatchId, FacilityName
 
 AGAIN = 2.0
 """Seconds after which peers are asked once more how they stand."""
-MOVED = ("level", "followed", "wanted", "refused")
+MOVED = ("level", "followed", "wanted", "refused", "passed")
 """What of a note changes when something moves."""
 
 

@@ -1,6 +1,7 @@
 """One process, one loop: answer requests, take batches in, keep the shelves tidy.
 
-Order within a turn: requests first and at once; then what workers finished; then new work for idle workers.
+Order within a turn: requests first and at once; then a slice of what peers said; then what workers
+finished; then new work for idle workers.
 
 Guarantees: one service per store (`Busy` otherwise); the catalog is opened only here; whatever lies on a
 shelf, the loop goes on: it is answered, accepted, or refused and quarantined. Trouble with our own disk
@@ -33,7 +34,6 @@ from central_store import (
     quarantine,
     replies,
     requests,
-    tombstones,
 )  # fmt: skip
 from central_store.audit_segments import close_if_due
 from central_store.batches import Batch
@@ -161,14 +161,16 @@ class Service:
                     next_look = now + (self._store.settings.look_seconds if bell.works else 1)
                 else:
                     self._look_at(_facility_names(rung))
+                    if self._peers.working:
+                        self._peers.tick()
                 if now >= next_sweep:
                     inbox.sweep_all(self._store, self._clock.now())
                     next_sweep = now + SWEEP_SECONDS
                 if now >= next_publication or self._unpublished:
-                    begun = self._catalog.publish(self._clock.now())
-                    self._unpublished = self._unpublished and not begun
+                    if self._catalog.publish(self._clock.now()):
+                        self._unpublished = False
                     next_publication = now + self._store.settings.publish_seconds
-                self._turn([bell], next_look - now)
+                self._turn([bell], 0 if self._peers.working else next_look - now)
                 close_if_due(self._store, self._clock.now())
                 if self._catalog.failed and now > self._began + CATALOG_SECONDS:
                     raise OSError(errno.EIO, "the catalog does not follow")
@@ -193,8 +195,10 @@ class Service:
             self._look_at(self._everyone())
             self._peers.tick()
             inbox.sweep_all(self._store, self._clock.now())
-            while self._jobs:
-                self._turn([], None)
+            while self._jobs or self._peers.working:
+                if self._peers.working:
+                    self._peers.tick()
+                self._turn([], 0 if self._peers.working or not self._jobs else None)
             close_if_due(self._store, self._clock.now())
             if publish:
                 self._catalog.publish(self._clock.now(), wait=True)
@@ -216,7 +220,7 @@ class Service:
         self._unpublished = bool(erasure.recover(self._store, self._catalog, self._clock.now()))
         self._jobs = Jobs(self._store)
         stack.callback(self._jobs.close)
-        talk = Talk(self._store, self._clock.now, self._clock.monotonic, self._told_of)
+        talk = Talk(self._store, self._clock.now, self._clock.monotonic, self._bury)
         self._peers = PeerDesk(self._store, self._catalog, talk, self._jobs)
 
     # -- looking ---------------------------------------------------------------------------------
@@ -259,26 +263,23 @@ class Service:
         if ingest.accepted(self._store, batch):
             ingest.again(self._store, self._catalog, card, batch)
             self.counts.stored += 1
-        elif tombstones.erased(self._layout, batch):
+        elif ingest.settled(self._store, batch):  # without being accepted: it is erased
             self._refuse_batch(card, batch, Refused("erased", replies.REASONS["erased"]))
         else:
             self._jobs.verify(batch)
 
     def _tombstone(self, card: FacilityCard, name: ShelfName) -> None:
         try:
-            signed = erasure.arrived(self._store, card, name)
-            if erasure.take(self._store, self._catalog, signed, self._clock.now()):
-                self._unpublished = True
+            if self._bury(erasure.arrived(self._store, card, name)):
                 self._peers.erased()
         except FileNotFoundError:
             return
         except SyncError as error:
             self._refuse(card, str(name), name.id, "tombstone", error)
 
-    def _told_of(self, signed: Signed, peer: FacilityName) -> int:
-        """A peer told of a tombstone, whose signature fits."""
+    def _bury(self, signed: Signed, peer: FacilityName | None = None) -> int:
         fresh = erasure.take(self._store, self._catalog, signed, self._clock.now(), peer=peer)
-        self._unpublished = self._unpublished or fresh > 0
+        self._unpublished |= fresh > 0
         return fresh
 
     def _request(self, card: FacilityCard, name: ShelfName) -> None:
@@ -309,8 +310,7 @@ class Service:
         self, card: FacilityCard, name: str, subject: str, kind: str, error: SyncError, user: str = ""
     ) -> None:
         reason = replies.refuse(self._store, card, subject, kind, error, self._clock.now(), user=user)
-        if (kind == "request" and reason != "seal") or reason == "erased":
-            # It was opened and may hold a password, or is not to be kept.
+        if (kind == "request" and reason != "seal") or reason == "erased":  # a password, or not to be kept
             (self._layout.inbound(card.facility) / name).unlink(missing_ok=True)
         else:
             limit = self._store.settings.quarantine_mib << 20

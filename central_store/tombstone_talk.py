@@ -77,6 +77,12 @@ def lacking(layout: Layout, shared: Sequence[FacilityName], has: Collection[str]
     return Page(tuple(found), more=False)
 
 
+def bury(store: Store, peer: Peer, answer: PeopleAnswer, erase: Erase) -> tuple[int, str]:
+    """Do what a peer's answer brings; how much was not erased before, and behind what to ask for more."""
+    fresh = sum(erase(signed, peer.name) for signed in heard(store, peer, answer))
+    return fresh, name_of(answer.tombstones[-1].encode()) if answer.more and answer.tombstones else ""
+
+
 def heard(store: Store, peer: Peer, answer: PeopleAnswer) -> Iterator[Signed]:
     """The tombstones in a peer's answer that are believed; the rest is a line in the log.
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from facility_sync import exchange
 from facility_sync.home import Home
-from facility_sync.kept_rows import Arrived, KeptRows, State, arrived, owner
+from facility_sync.kept_rows import Arrived, KeptRows, arrived, owner
+from facility_sync.kept_state import State
 from facility_sync.road import Road
 from schemas import names, row_marks
 from schemas.errors import Damaged, FormatError, SyncError

@@ -1,7 +1,7 @@
 """The rows this terminal keeps for questions with the line down: a DuckDB file for each facility it may see.
 
     offline/<facility>.duckdb    the tables of `schemas.row_tables`, and the version of their shape
-    offline/state.json           which store they are from, as of when, and which batches are in them
+    offline/state.json           what they are (`facility_sync.kept_state`)
     offline/lock                 shared while somebody reads, exclusive while rows change
 
 Guarantees: files have mode 0600. A change of a facility's rows is one transaction: whoever asks sees all of
@@ -15,24 +15,23 @@ Leaves to others: what is to be kept (`facility_sync.bring_rows`), questions (`f
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 
-from schemas import manifest, names, row_marks, row_tables
+from facility_sync import kept_state
+from facility_sync.kept_state import State
+from schemas import manifest, names, row_tables
 from schemas.errors import Damaged, FormatError
-from schemas.messages import Receipt, Statement, canonical
+from schemas.messages import Receipt, Statement
 from schemas.names import BatchId, FacilityName
-from schemas.row_marks import Known, Mark
+from schemas.row_marks import Known
 from schemas.transit import durable
 
-VERSION = 1
 HINT = "`fsync sync` or `fsync offline` brings them again."
 CONFIG: dict[str, Any] = {
     "autoload_known_extensions": False,
@@ -56,25 +55,6 @@ class Arrived(NamedTuple):
     table: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """What is kept.
-
-    Attributes:
-        store: the store it is from.
-        as_of: when that store was asked, in UTC; empty: never to the end.
-        marks: of each facility, the marks that tell its batches.
-        partial: facilities whose rows are not all here, or not as of then.
-        damaged: batches whose rows stand behind others of the same file.
-    """
-
-    store: str = ""
-    as_of: str = ""
-    marks: Mapping[FacilityName, tuple[Mark, ...]] = field(default_factory=dict)
-    partial: frozenset[FacilityName] = frozenset()
-    damaged: frozenset[BatchId] = frozenset()
-
-
 class KeptRows:
     """The folder with the rows.
 
@@ -87,7 +67,7 @@ class KeptRows:
 
     def path(self, facility: FacilityName) -> Path:
         """The file with a facility's rows."""
-        return self._folder / f"{facility}.duckdb"
+        return kept_state.path_of(self._folder, facility)
 
     def facilities(self) -> list[FacilityName]:
         """Whose rows are here."""
@@ -99,36 +79,11 @@ class KeptRows:
 
     def state(self) -> State:
         """What is kept; of a state that cannot be read, nothing is believed."""
-        try:
-            said = json.loads((self._folder / "state.json").read_bytes())
-            if said["version"] != VERSION:
-                return State()
-            return State(
-                store=str(said["store"]),
-                as_of=str(said["as_of"]),
-                marks={
-                    names.facility_name(owner): tuple(map(row_marks.mark, texts))
-                    for owner, texts in said["marks"].items()
-                    if self.path(owner).exists()
-                },
-                partial=frozenset(map(names.facility_name, said["partial"])),
-                damaged=frozenset(map(names.batch_id, said["damaged"])),
-            )
-        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, FormatError):
-            return State()
+        return kept_state.load(self._folder)
 
     def save(self, state: State) -> None:
         """Write the state."""
-        said = {
-            "version": VERSION,
-            "store": state.store,
-            "as_of": state.as_of,
-            "marks": {owner: [str(mark) for mark in marks] for owner, marks in state.marks.items()},
-            "partial": sorted(state.partial),
-            "damaged": sorted(state.damaged),
-        }
-        durable.make_dirs(self._folder)
-        durable.publish(self._folder / "state.json", canonical(said), mode=0o600, replace=True)
+        kept_state.save(self._folder, state)
 
     @contextmanager
     def held(self, *, changing: bool) -> Iterator[None]:

@@ -18,15 +18,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import TypeVar
 
 import duckdb
 
 from facility_sync import kept_rows
 from facility_sync.home import Home
-from facility_sync.kept_rows import BROKEN, CONFIG, KeptRows, State
+from facility_sync.kept_rows import BROKEN, CONFIG, KeptRows
+from facility_sync.kept_state import Age, State
 from schemas import answer_table, columns, names, query, views
 from schemas.errors import AccessDenied, FormatError, SettingsError
 from schemas.messages import Message, SearchAnswer, SearchRequest, SqlAnswer, SqlRequest
@@ -36,44 +36,6 @@ _M = TypeVar("_M", bound=Message)
 
 _SHARED, _OWN, _TOTALS = columns.shared(), columns.own(), columns.totals()
 _STUDY = "facility || '/' || coalesce(study_uid, '')"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Age:
-    """What answers rest on.
-
-    Attributes:
-        store: the store the rows are from.
-        as_of: when it was asked, in UTC.
-        seconds: how long ago that is.
-        partial: facilities whose rows are not all here yet.
-    """
-
-    store: str
-    as_of: str
-    seconds: float
-    partial: tuple[FacilityName, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "offline": True, "store": self.store, "as_of": self.as_of,
-            "age_seconds": round(self.seconds), "partial": list(self.partial),
-        }  # fmt: skip
-
-    def remarks(self) -> list[str]:
-        """For people."""
-        said = [f"Offline: what {self.store} had at {self.as_of}, {_long(self.seconds)} ago."]
-        if self.partial:
-            said.append(f"Not all rows are here yet of: {', '.join(self.partial)}.")
-        return said
-
-
-def _long(seconds: float) -> str:
-    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= 2 * size:
-            return f"{int(seconds // size):,} {unit}s"
-    return "less than two minutes"
 
 
 class OfflineDesk:
@@ -97,13 +59,7 @@ class OfflineDesk:
 
     def age(self, now: datetime) -> Age:
         """How old answers are."""
-        asked = datetime.fromisoformat(self._state.as_of)
-        return Age(
-            store=self._state.store,
-            as_of=self._state.as_of,
-            seconds=max(0.0, (now.astimezone(UTC) - asked).total_seconds()),
-            partial=tuple(sorted(self._state.partial)),
-        )
+        return self._state.age(now)
 
     def converse(
         self, request: Message, identifier: names.RequestId, kind: type[_M], *, seconds: float

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import pyarrow as pa
@@ -167,6 +168,7 @@ def duckdb_type(column: Column) -> str:
     return _DUCKDB[column.arrow]
 
 
+@cache
 def shared() -> tuple[Column, ...]:
     """The columns by which the catalog puts objects together.
 
@@ -175,11 +177,13 @@ def shared() -> tuple[Column, ...]:
     return tuple(c for c in COLUMNS if c.level != "instance" or (c.search and not c.distinct))
 
 
+@cache
 def own() -> tuple[Column, ...]:
     """The other columns: about one object."""
     return tuple(c for c in COLUMNS if c not in shared())
 
 
+@cache
 def totals() -> tuple[Column, ...]:
     """Own columns that are summed up, or of which the last counts, for many objects."""
     return tuple(c for c in own() if c.rollup)
@@ -191,6 +195,7 @@ def duckdb_ddl(table: str, *more: str, chosen: Sequence[Column] = COLUMNS) -> st
     return f"CREATE TABLE {table} (\n    " + ",\n    ".join([*lines, *more]) + "\n)"
 
 
+@cache
 def at_level(level: Level) -> tuple[tuple[Column, Rollup], ...]:
     """The columns an answer at this level shows, each with how many values become one.
 
@@ -208,6 +213,7 @@ def at_level(level: Level) -> tuple[tuple[Column, Rollup], ...]:
     return tuple(shown)
 
 
+@cache
 def searchable() -> tuple[Column, ...]:
     """The columns a request may name."""
     return tuple(c for c in COLUMNS if c.search)

@@ -80,8 +80,8 @@ def _tombstone(value: object) -> str:
     return Tombstone.from_bytes(value.encode("utf-8", "replace")).to_bytes().decode("utf-8")
 
 
-MOST_ENTRIES = 1024
-"""Most log entries in one answer."""
+MOST_ENTRIES = 128
+"""Most log entries in one answer: whoever hears it checks a signature for each, and others wait meanwhile."""
 MOST_BATCHES = 64
 """Most batches in one request."""
 MOST_NOTICES = 256

@@ -3,25 +3,26 @@
 It is run on `parts`, `objects` and `conflicts`: by a store on its catalog, by a terminal on the rows it
 keeps. Both have to answer the same, so it is part of the agreement.
 
-Guarantees: no text of a request becomes SQL: columns are looked up in `schemas.columns`, values are
-parameters. Every query is limited to the facilities the asker may see, whatever its conditions. The order
-is total, so that pages fit together: newest study first, then numbers, then UIDs.
+Guarantees: no text of a request becomes SQL, and no row of a facility that the asker may not see is found
+(`schemas.conditions`). The order is total, so that pages fit together: newest study first, then numbers, then
+UIDs.
 
 Leaves to others: the tables and running it (`central_store.catalog`, `facility_sync.offline`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
-from functools import partial
+from functools import cache
+from types import MappingProxyType
 from typing import Any, cast
 
 import pyarrow as pa
 
 from schemas import columns
 from schemas.columns import Column, Level, Rollup
+from schemas.conditions import Check, Conditions, Points
 from schemas.errors import FormatError
 from schemas.messages import SearchRequest
 from schemas.names import FacilityName
@@ -29,20 +30,7 @@ from schemas.names import FacilityName
 MAX_ROWS = 50_000
 """Most rows in one answer, whatever its limit says; the rest is asked for with an offset."""
 
-ENTITIES: dict[str, Level] = {
-    c.name: c.level for c in columns.COLUMNS if c.search == "uid" and c.level != "instance"
-}
-"""UIDs of studies and series; a column of `parts` with the level's name is their number."""
-TOKEN = "token"  # noqa: S105  # the name of a kind
 OWN, TOTALS = columns.own(), columns.totals()
-_FEW = 16
-_EPOCH = date(1970, 1, 1)
-
-Check = Callable[[Any], bool]
-"""Whether a value in a part is one of those asked for."""
-Points = Mapping[str, tuple[str, Sequence[str]]]
-"""Parameters that are numbers from a look-up: the kind, and the values looked up."""
-
 _ORDER: dict[Level, str] = {
     "study": "study_date DESC NULLS LAST, study_uid, facility",
     "series": "study_date DESC NULLS LAST, study_uid, facility, series_number, series_uid",
@@ -88,6 +76,8 @@ class Query:
     """What must hold of a part that is `near`, by columns."""
     objects: str
     """What must hold of an object, if there is a condition on objects themselves."""
+    found: Mapping[str, Sequence[str]]
+    """The same, for objects of which a look-up has the numbers: a column is one of its values."""
     page: str
     """Numbers of the studies or series on the page, in its order, each beside the three counts."""
 
@@ -104,7 +94,7 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         FormatError: a column nobody may search or sort by, or a value that is none of its kind.
     """
     level = cast(Level, request.level)
-    made = _Conditions(owners, look_ups=look_ups)
+    made = Conditions(owners, look_ups=look_ups)
     for name, values in sorted(request.conditions.items()):
         column = columns.by_name.get(name)
         if column is None or not column.search:
@@ -122,6 +112,7 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         near=" AND ".join([*made.numbers, *made.texts]) if made.numbers else "",
         checks=made.checks,
         objects=" AND ".join(made.objects),
+        found=made.found,
         page="" if level == "instance" or made.objects else _numbers(level, made, request),
     )
 
@@ -129,55 +120,7 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
 # Everything put together here comes from `schemas.columns` and this module; values are parameters.
 
 
-class _Conditions:
-    """What must hold of a part, and of an object; with the parameters."""
-
-    def __init__(self, owners: Sequence[FacilityName], *, look_ups: bool) -> None:
-        self._look_ups = look_ups
-        self.parameters: dict[str, Any] = {"owners": list(owners)}
-        self.points: dict[str, tuple[str, Sequence[str]]] = {}
-        self.parts = ["n_instances > 0", "facility IN (SELECT unnest($owners::VARCHAR[]))"]
-        self.objects: list[str] = []
-        self.numbers: list[str] = []
-        self.texts: list[str] = []
-        self.checks: dict[str, Check] = {"facility": frozenset(owners).__contains__}
-
-    def add(self, column: Column, values: Sequence[str]) -> None:
-        where = self.objects if column.distinct else self.parts
-        where.append(_condition(column, values, self.parameters, look_ups=self._look_ups))
-        if column.search == "text":
-            self.texts.append(where[-1])
-        elif not column.distinct:
-            self._check(column, values)
-        if not self._look_ups:
-            return
-        number = ENTITIES.get(column.name, "part")
-        if column.distinct:
-            self._point(where, column.name, "number", column.name, values)
-        elif column.search == "token":
-            self._point(where, column.name, number, TOKEN, values)
-        elif column.name in ENTITIES:
-            self._point(where, column.name, number, column.name, values)
-
-    def _check(self, column: Column, values: Sequence[str]) -> None:
-        wanted = frozenset(values)
-        if column.search == "token":
-            self.checks[column.name] = lambda found: not wanted.isdisjoint(found)
-        elif column.search == "date":
-            spans = [tuple(_day(each) if each else None for each in value.split("..")) for value in values]
-            self.checks[column.name] = partial(_within, spans)
-        else:
-            visible = self.checks.get(column.name, wanted.__contains__)  # of owners, those asked for
-            self.checks[column.name] = lambda found: found in wanted and visible(found)
-
-    def _point(self, where: list[str], name: str, number: str, kind: str, values: Sequence[str]) -> None:
-        self.points[f"at_{name}"] = (kind, list(values))
-        where.insert(0, f"{number} IN (SELECT unnest($at_{name}::BIGINT[]))")
-        if where is self.parts:
-            self.numbers.append(where[0])
-
-
-def _hits(made: _Conditions, chosen: str) -> str:
+def _hits(made: Conditions, chosen: str) -> str:
     """The parts that match; with a condition on objects, each object that matches as a part of its own."""
     parts = " AND ".join(made.parts)
     if not made.objects:
@@ -190,12 +133,12 @@ def _hits(made: _Conditions, chosen: str) -> str:
     )
 
 
-def _objects(made: _Conditions) -> str:
+def _objects(made: Conditions) -> str:
     where = " AND ".join(["NOT duplicate", *made.objects])
     return f"SELECT * FROM objects WHERE {where}"
 
 
-def _counts(level: Level, made: _Conditions) -> str:
+def _counts(level: Level, made: Conditions) -> str:
     total = "sum(n_instances)"
     each = total if level == "instance" else f"count(DISTINCT {level})"
     return (
@@ -217,12 +160,14 @@ def _ordered(order: Sequence[str], values: Mapping[str, str]) -> tuple[str, str]
     return "".join(names), "".join(made)
 
 
-def _values(level: Level) -> dict[str, str]:
+@cache
+def _values(level: Level) -> Mapping[str, str]:
     """The columns of an answer, each with the expression that makes it."""
-    return {c.name: _value(c, way, level) for c, way in columns.at_level(level)} | _more(level)
+    found = {c.name: _value(c, way, level) for c, way in columns.at_level(level)} | _more(level)
+    return MappingProxyType(found)
 
 
-def _rows(level: Level, made: _Conditions, page: str, order: Sequence[str]) -> str:
+def _rows(level: Level, made: Conditions, page: str, order: Sequence[str]) -> str:
     values = _values(level)
     shown = ", ".join(f'{value} AS "{name}"' for name, value in values.items())
     first, first_made = _ordered(order, values)
@@ -237,7 +182,7 @@ def _rows(level: Level, made: _Conditions, page: str, order: Sequence[str]) -> s
     return f"SELECT {shown} {hits} GROUP BY {level} ORDER BY {first}{_ORDER[level]}"
 
 
-def _page(level: Level, made: _Conditions, request: SearchRequest) -> str:
+def _page(level: Level, made: Conditions, request: SearchRequest) -> str:
     """What keeps to one page: of studies and series the few columns that say which ones come first."""
     page = f"LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
     if level == "instance":
@@ -249,7 +194,7 @@ def _page(level: Level, made: _Conditions, request: SearchRequest) -> str:
     )
 
 
-def _numbers(level: Level, made: _Conditions, request: SearchRequest) -> str:
+def _numbers(level: Level, made: Conditions, request: SearchRequest) -> str:
     counts = ", ".join(
         f"(sum({each}) OVER ())::BIGINT" for each in ("1", "sum(n_instances)", "sum(object_bytes)")
     )
@@ -263,11 +208,12 @@ def _numbers(level: Level, made: _Conditions, request: SearchRequest) -> str:
 def rollup(level: Level) -> str:
     """All studies or series, with their tokens: a view for readers of the published catalog."""
     tokens = (c.name for c in columns.searchable() if c.search == "token")
-    values = _values(level) | {t: f'list_sort(list_distinct(flatten(list(hits."{t}"))))' for t in tokens}
+    values = {**_values(level)} | {t: f'list_sort(list_distinct(flatten(list(hits."{t}"))))' for t in tokens}
     shown = ", ".join(f'{value} AS "{name}"' for name, value in values.items())
     return f"SELECT {shown} FROM base.parts hits WHERE hits.n_instances > 0 GROUP BY {level}"
 
 
+@cache
 def schema(level: Level) -> pa.Schema:
     """The columns of an answer at a level."""
     fields = [
@@ -307,80 +253,3 @@ def _value(column: Column, way: Rollup, level: Level) -> str:
         "sum": f"sum({name})::BIGINT",
         "list": f"coalesce(list_sort(list_distinct(list({name}))), [])",  # cheaper than DISTINCT
     }[way]
-
-
-def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any], *, look_ups: bool) -> str:
-    if not values:
-        raise FormatError(f"the condition on {column.name} has no value")
-    name, key = f'"{column.name}"', f"c_{column.name}"
-    if column.search == "date":
-        return _dates(name, key, values, parameters)
-    if column.search == "text":
-        return _texts(name, key, values, parameters)
-    parameters[key] = list(values)
-    if column.search == "token":
-        if len(values) <= _FEW:
-            return f"list_has_any({name}, ${key}::VARCHAR[])"  # compares each with each
-        among = f" WHERE part IN (SELECT unnest($at_{column.name}::BIGINT[]))" if look_ups else ""
-        return (
-            f"part IN (SELECT r FROM (SELECT part AS r, unnest({name}) AS t FROM parts{among}) "
-            f"WHERE t IN (SELECT unnest(${key}::VARCHAR[])))"
-        )
-    return f"{name} IN (SELECT unnest(${key}::VARCHAR[]))"
-
-
-def _texts(name: str, key: str, values: Sequence[str], parameters: dict[str, Any]) -> str:
-    plain = [value for value in values if not set(value) & set("*?")]
-    wild = [value for value in values if set(value) & set("*?")]
-    if len(wild) > 100:
-        raise FormatError("a condition has more than 100 values with wildcards")
-    parts = []
-    if plain:
-        parameters[key] = plain
-        parts.append(f"lower({name}) IN (SELECT lower(unnest(${key}::VARCHAR[])))")
-    for number, value in enumerate(wild):
-        parameters[f"{key}_{number}"] = like(value)
-        parts.append(f"{name} ILIKE ${key}_{number} ESCAPE '!'")
-    return f"({' OR '.join(parts)})"
-
-
-def like(text: str) -> str:
-    """A text with `*` and `?` as a LIKE pattern with the escape character `!`."""
-    for char in "!%_":
-        text = text.replace(char, f"!{char}")
-    return text.replace("*", "%").replace("?", "_")
-
-
-def _dates(name: str, key: str, values: Sequence[str], parameters: dict[str, Any]) -> str:
-    if len(values) > 100:
-        raise FormatError("a condition has more than 100 periods")
-    parts = []
-    for number, value in enumerate(values):
-        first, dots, last = value.partition("..")
-        if not dots or not (first or last):
-            raise FormatError("a date condition is not FIRST..LAST with at least one of the two")
-        bounds = []
-        for text, sign, end in ((first, ">=", "a"), (last, "<=", "b")):
-            if text:
-                parameters[f"{key}_{number}{end}"] = _day(text)
-                bounds.append(f"{name} {sign} ${key}_{number}{end}")
-        parts.append(" AND ".join(bounds))
-    return f"({' OR '.join(parts)})"
-
-
-def _within(spans: Sequence[tuple[date | None, ...]], day: int | None) -> bool:
-    """Whether a day, counted as Arrow counts, lies in one of them."""
-    if day is None:
-        return False
-    found = _EPOCH + timedelta(day)
-    return any((not first or first <= found) and (not last or found <= last) for first, last in spans)
-
-
-def _day(text: str) -> date:
-    try:
-        day = date.fromisoformat(text)
-    except ValueError as error:
-        raise FormatError("a date condition has a day that is none") from error
-    if day.isoformat() != text:
-        raise FormatError("a date condition is not written YYYY-MM-DD")
-    return day

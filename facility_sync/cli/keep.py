@@ -18,6 +18,7 @@ from facility_sync.report import Report
 from schemas.errors import Incomplete, SealError, SettingsError
 
 if TYPE_CHECKING:
+    from facility_sync.kept_state import Age
     from facility_sync.ledger import Ledger
 
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 @pass_home
 def status(home: Home, each: bool, as_json: bool) -> None:
     """What is stored, per source, and every file that is not, with its reason.
+
+    And how old the rows are that answer with the line down.
 
     \b
     Examples:
@@ -67,12 +70,22 @@ def status(home: Home, each: bool, as_json: bool) -> None:
             else:
                 for text in output.not_stored_text(picture.refused, picture.waiting, most=1_000_000):
                     click.echo(f"  {text}")
+    age = _age(home)
     if as_json:
-        click.echo(output.to_json({"sources": documents}))
-    elif not home.settings.sources:
-        click.echo("No sources yet: `fsync source add DIR`.")
+        click.echo(output.to_json({"sources": documents, "rows": age and age.to_json()}))
+    else:
+        said = [] if home.settings.sources else ["No sources yet: `fsync source add DIR`."]
+        click.echo("".join(f"{line}\n" for line in said + (age.remarks() if age else [])), nl=False)
     if not complete:
         raise click.exceptions.Exit(Incomplete.exit_code)
+
+
+def _age(home: Home) -> Age | None:
+    """How old the rows are that answer with the line down, if there are any."""
+    from facility_sync import kept_state
+
+    rows = kept_state.load(home.offline)
+    return rows.age(datetime.now(UTC)) if rows.as_of else None
 
 
 _COLUMNS = ("state", "path", "reason", "stored", "batch")

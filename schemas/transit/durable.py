@@ -61,18 +61,45 @@ def publish(
                 file.write(write)
             else:
                 write(file)
-            file.flush()
-            if os.fstat(descriptor).st_size != file.tell():
-                raise OSError(f"a file came out with another size than was written: {file.tell()} bytes")
-            os.fchmod(descriptor, mode)
-            if lasting:
-                os.fsync(descriptor)
-        _take_name(part, path, replace=replace)
+            finish(file, part, path, mode=mode, replace=replace, lasting=lasting)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def finish(
+    file: BinaryIO,
+    part: Path,
+    path: Path,
+    *,
+    mode: int = 0o444,
+    replace: bool = False,
+    lasting: bool = True,
+) -> None:
+    """Publish a file that is written to its end: how `publish` ends, for a file that grew over many tries.
+
+    Args:
+        file: open, and at its end.
+        part: the name it has, in a folder of the same file system.
+        path: the final name.
+        mode: as for `publish`.
+        replace: as for `publish`.
+        lasting: as for `publish`.
+
+    Raises:
+        FileExistsError: the name is taken and `replace` is false.
+        OSError: the disk is full, an fsync failed, ...; the part stays, unless it has its final name already.
+    """
+    file.flush()
+    if os.fstat(file.fileno()).st_size != file.tell():
+        raise OSError(f"a file came out with another size than was written: {file.tell()} bytes")
+    os.fchmod(file.fileno(), mode)
     if lasting:
-        fsync_dir(path.parent)
+        os.fsync(file.fileno())
+    _take_name(part, path, replace=replace)
+    if lasting:
+        for folder in dict.fromkeys((path.parent, part.parent)):
+            fsync_dir(folder)
 
 
 def write_hidden(path: Path, data: bytes) -> None:

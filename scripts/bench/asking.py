@@ -2,6 +2,8 @@
 
     scripts/bench/ask                      the embedded server and OpenSSH; prints the table
     scripts/bench/ask --update-docs        and writes it into docs/performance.md
+    scripts/bench/ask --fsync PATH         processes of that installation: pyarrow loads numpy where it is
+                                           there, as among the test dependencies, and that takes its time
 
 A store with one facility and a few hundred images, on loopback. On the open connection: from the line typed
 into `fsync shell` until its rows are printed. The process: from its start to its end, connect and login
@@ -68,7 +70,7 @@ def processes(command: list[str | Path], times: int) -> list[float]:
     return waits[1:]
 
 
-def measured(times: int, cold: int) -> Iterator[tuple[str, list[float]]]:
+def measured(times: int, cold: int, fsync: Path) -> Iterator[tuple[str, list[float]]]:
     """Rows of the table."""
     for road, over_sshd in ROADS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -80,10 +82,10 @@ def measured(times: int, cold: int) -> Iterator[tuple[str, list[float]]]:
             with ours.serving(work, root, home, over_sshd=over_sshd):
                 ours.do("fsync", "--home", home, "sync")
                 yield f"a question on an open connection, {road}", typed(home, password, times)
-                query = [ours.BIN / "fsync", "--home", home, "query", "--modality", "CT", "--user", "reader",
+                query = [fsync, "--home", home, "query", "--modality", "CT", "--user", "reader",
                          "--password-file", work / "password"]  # fmt: skip
                 yield f"`fsync query`, {road}", processes(query, cold)
-    yield "an empty Python process", processes([Path(sys.executable), "-c", ""], cold)
+    yield "an empty Python process", processes([fsync.with_name("python"), "-c", ""], cold)
 
 
 def main() -> None:
@@ -91,14 +93,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=100, help="questions on the open connection")
     parser.add_argument("--cold", type=int, default=15, help="processes")
+    parser.add_argument("--fsync", type=Path, default=ours.BIN / "fsync", help="whose processes are timed")
     parser.add_argument("--update-docs", action="store_true")
     given = parser.parse_args()
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    machine += (
+        ""
+        if given.fsync == ours.BIN / "fsync"
+        else ", processes of an installation without test dependencies"
+    )
     lines = [
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine}; load before: {os.getloadavg()[1]:.1f}.",
         "", "| ms | least | p50 | p95 | asked for |", "|---|--:|--:|--:|--:|",
     ]  # fmt: skip
-    for name, waits in measured(given.times, given.cold):
+    for name, waits in measured(given.times, given.cold, given.fsync):
         waits.sort()
         target = "50" if "open" in name else "600" if "fsync" in name else ""
         late = waits[min(len(waits) - 1, int(len(waits) * 0.95))]

@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared" / "corpus"
 DOCS = ROOT / "docs" / "performance.md"
 EMBEDDED, OPENSSH = "fsync, embedded server", "fsync, OpenSSH"
-_MARK = ".benchmark"  # in a folder of our making: only such a one is emptied
-_FIELDS = ("seconds", "flush", "client_cpu", "server_cpu", "client_peak", "server_peak")
+MARK = ".benchmark"  # in a folder of our making: only such a one is emptied
+FIELDS = ("seconds", "flush", "client_cpu", "server_cpu", "client_peak", "server_peak")
 
 
 def say(text: str) -> None:
@@ -71,7 +71,7 @@ class Measured:
         """For programs: medians and every single time."""
         rows = []
         for (way, tool), costs in self.costs.items():
-            middle = {field: statistics.median(getattr(cost, field) for cost in costs) for field in _FIELDS}
+            middle = {field: statistics.median(getattr(cost, field) for cost in costs) for field in FIELDS}
             rows.append(
                 {"way": way, "tool": tool, "runs": [round(cost.seconds, 3) for cost in costs], **middle}
             )
@@ -172,7 +172,7 @@ def campaign(options: argparse.Namespace) -> dict[str, Any]:
     work: Path = options.work.absolute()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    (work / _MARK).touch()
+    (work / MARK).touch()
     (work / ".gitignore").write_text("*\n")
     mine = [EMBEDDED] + ([OPENSSH] if sshd.SSHD else [])
     found = machine()
@@ -221,7 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error("--repeat is at least 1")
-    if options.work.exists() and not (options.work / _MARK).exists() and any(options.work.iterdir()):
+    if options.work.exists() and not (options.work / MARK).exists() and any(options.work.iterdir()):
         parser.error("--work names a folder that holds something else")
     values = campaign(options)
     text = table.markdown(values)

@@ -47,19 +47,22 @@ def _ssh(road: Road) -> list[str]:
             "-o", "BatchMode=yes", "-c", sshd.CIPHER, "-i", str(road.key)]  # fmt: skip
 
 
+def sftp_command(road: Road) -> str:
+    """What restic runs to reach the server."""
+    words = ["ssh", "-p", str(road.server.port), *_ssh(road), f"{sshd.USER}@127.0.0.1", "-s", "sftp"]
+    return " ".join(words)
+
+
 def _restic(work: Path, source: Path, compression: str) -> Outcome:
     with road(work) as where:
         secret = {"RESTIC_PASSWORD": secrets.token_urlsafe(16), "RESTIC_CACHE_DIR": str(work / "cache")}
-        ssh = " ".join(
-            ["ssh", "-p", str(where.server.port), *_ssh(where), f"{sshd.USER}@127.0.0.1", "-s", "sftp"]
-        )
         words = [
             "restic",
             "-q",
             "-r",
             f"sftp:{sshd.USER}@127.0.0.1:{where.place}/repo",
             "-o",
-            f"sftp.command={ssh}",
+            f"sftp.command={sftp_command(where)}",
         ]
         servers = [where.server.pid]
         measure.run([*words, "init", "--repository-version", "2"], env=secret)

@@ -77,7 +77,7 @@ def copy(work: Path, source: Path) -> list[dict[str, Any]]:
 
     def note(what: str, cost: measure.Cost, size: int) -> None:
         campaign.say(f"  {what} {cost.seconds:.1f} s")
-        rows.append({"what": what, "bytes": size, **{name: getattr(cost, name) for name in campaign._FIELDS}})
+        rows.append({"what": what, "bytes": size, **{name: getattr(cost, name) for name in campaign.FIELDS}})
 
     with two_stores(work) as (south, north):
         ours.do("fsync", "--home", work / "home", "source", "add", source)
@@ -136,11 +136,9 @@ def others(work: Path, south: Path, note: Any) -> None:
             word = secrets.token_urlsafe(16)
             secret = {"RESTIC_PASSWORD": word, "RESTIC_FROM_PASSWORD": word,
                       "RESTIC_CACHE_DIR": str(work / "cache")}  # fmt: skip
-            ssh = " ".join(["ssh", "-p", str(where.server.port), *peers._ssh(where), f"{sshd.USER}@127.0.0.1",
-                            "-s", "sftp"])  # fmt: skip
             local = work / "restic" / "local"
             far = ["restic", "-q", "-r", f"sftp:{sshd.USER}@127.0.0.1:{where.place}/repo", "-o",
-                   f"sftp.command={ssh}"]  # fmt: skip
+                   f"sftp.command={peers.sftp_command(where)}"]  # fmt: skip
             measure.run(["restic", "-q", "-r", local, "init"], env=secret)
             measure.run(["restic", "-q", "-r", local, "backup", "."], env=secret, cwd=source)
             measure.run([*far, "init", "--from-repo", local, "--copy-chunker-params"], env=secret)
@@ -178,7 +176,8 @@ def _catch_up(folder: Path, size: int) -> dict[str, float]:
     entries = synthetic(a, size)
     ReceiptLog(a.layout.log).append(entries)
     ReceiptLog(b.layout.peer(a.name) / "log").append(entries)
-    (b.layout.peer(a.name) / "settled").write_text(str(size))
+    for cursor in ("settled", "passed"):
+        (b.layout.peer(a.name) / cursor).write_text(str(size))
     for number in range(MISSING):
         a.upload(clinic, clinic.batch([row(number)], a.store.card()))
     gc.collect()
@@ -259,11 +258,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     work: Path = options.work.absolute()
-    if work.exists() and not (work / campaign._MARK).exists() and any(work.iterdir()):
+    if work.exists() and not (work / campaign.MARK).exists() and any(work.iterdir()):
         parser.error("--work names a folder that holds something else")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    (work / campaign._MARK).touch()
+    (work / campaign.MARK).touch()
     (work / ".gitignore").write_text("*\n")
     values: dict[str, Any] = {"machine": campaign.machine(), "copy": [], "catching_up": []}
     values["command"] = " ".join(["scripts/bench/peers", *sys.argv[1:]])

@@ -13,10 +13,11 @@ what `scripts/bench/search` measures uses this module.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from central_store import catalog_tables as tables
@@ -24,7 +25,8 @@ from central_store import packed
 from central_store.catalog import Catalog
 
 CHUNK = 4_000
-"""Parts that are loaded in one transaction."""
+"""Parts that are loaded in one transaction, unless they have more than `MOST` objects."""
+MOST = 250_000
 
 _SERIES = """
 CREATE TABLE slices AS
@@ -102,10 +104,10 @@ def index() -> Path:
 
 
 def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None] = lambda _: None) -> int:
-    """Fill an empty, open catalog with about so many objects; returns how many.
+    """Fill an open catalog with about so many objects, or go on with that; returns how many.
 
     Args:
-        catalog: an open one without rows.
+        catalog: an open one without rows, or one that a run like this left.
         objects: how many, about.
         work: a folder for what lies between.
         told: the number of objects, now and then.
@@ -114,12 +116,14 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
     if not path.exists():
         _slices(objects, work, path)
     connection = catalog._connection  # its own tables, by its own connection
-    done = 0
+    (done,) = connection.execute("SELECT coalesce(max(part), 0) FROM parts").fetchall()[0]
     file = pq.ParquetFile(path)
-    for piece in file.iter_batches(batch_size=CHUNK):
+    for piece in (piece for chunk in file.iter_batches(batch_size=CHUNK) for piece in _bounded(chunk)):
+        low = piece["part"][0].as_py()
+        if low <= done:
+            continue
         connection.register("incoming", piece)
         connection.execute("BEGIN")
-        low = piece["part"][0].as_py()
         high = piece["part"][-1].as_py() + piece["objects"][-1].as_py() - 1
         connection.execute(_ADD_PARTS)
         connection.execute(_ADD_OBJECTS)
@@ -144,6 +148,17 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
     )
     connection.execute("CHECKPOINT")
     return done
+
+
+def _bounded(chunk: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Pieces of it whose objects' keys fit the catalog's memory."""
+    first, held = 0, 0
+    for at, objects in enumerate(chunk["objects"].to_pylist()):
+        if held and held + objects > MOST:
+            yield chunk.slice(first, at - first)
+            first, held = at, 0
+        held += objects
+    yield chunk.slice(first)
 
 
 def _slices(objects: int, work: Path, path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from central_store import accounts, facilities, settings
 from central_store.service import Clock, Counts, Service
 from schemas import messages, names
 from tests.kit.batches import NOW, Facility, Made, request_id
+from tests.kit.peering import Node
 
 PASSWORD = "correct horse battery"
 
@@ -84,3 +87,30 @@ def place(made_store: Place, tmp_path: Path) -> Place:
     fresh.a = Facility("clinic-a", made_store.a.key, made_store.a.identity)
     fresh.b = Facility("hospital_b", made_store.b.key, made_store.b.identity)
     return fresh
+
+
+@pytest.fixture(scope="module")
+def two_stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facility]:
+    """Two stores that are each other's peers, and a facility at the first."""
+    folder, clinic = tmp_path_factory.mktemp("pair"), Facility("clinic-a")
+    a, b = Node(folder / "a", "south"), Node(folder / "b", "north")
+    a.enrol(clinic)
+    a.knows(b)
+    b.knows(a)
+    for node in (a, b):
+        node.close()
+        for path in node.layout.packs.iterdir():
+            path.rmdir()  # made again when a pack comes; there are 256
+    return folder, clinic
+
+
+@pytest.fixture
+def pair(two_stores: tuple[Path, Facility], tmp_path: Path) -> Iterator[tuple[Node, Node, Facility]]:
+    """A copy of them."""
+    folder, known = two_stores
+    for name in ("a", "b"):
+        shutil.copytree(folder / name, tmp_path / name)
+    a, b, clinic = Node(tmp_path / "a", "south"), Node(tmp_path / "b", "north"), dataclasses.replace(known)
+    yield a, b, clinic
+    a.close()
+    b.close()

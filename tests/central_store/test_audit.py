@@ -106,7 +106,7 @@ def test_each_act_is_one_event_without_any_identity_or_password(place: Place) ->
     found = events(layout)[5:]  # the store, two facilities and their people
     assert sorted(event.kind for event in found) == sorted([
         "ingest", "grant", "search", "search", "refusal", "refusal", "fetch", "refusal", "revoke",
-        "account-removed", "check",
+        "account-removed", "check-begun", "check",
     ])  # fmt: skip
     by = {event.subject: event for event in found}
     assert (by[made.batch].facility, detail(by[made.batch])["objects"]) == ("clinic-a", 2)

@@ -326,21 +326,3 @@ def test_held_and_places_follow_any_number_of_runs(tmp_path: Path) -> None:
     with Catalog(made.layout, SETTINGS) as catalog:
         assert catalog.totals() == {who.name: (16, 400)}
         assert len(catalog.held(names.facility_name(who.name), [digest(str(n)) for n in range(400)])) == 400
-
-
-@pytest.mark.parametrize("count", [1, 1000])
-def test_keys_that_lie_together_are_found(tmp_path: Path, count: int) -> None:
-    """Nobody can make them hard to find by choosing them."""
-    import pyarrow as pa
-
-    from central_store import keyruns
-
-    keys = sorted([*range(count), *(2**64 - 1 - n for n in range(count)), *[2**40] * 3])
-    keyruns.write(tmp_path / "a.run", pa.array(keys, pa.uint64()), pa.array(range(len(keys)), pa.uint32()))
-    run = keyruns.Run(tmp_path / "a.run", len(keys))
-    assert run.find(keys) == [n for key in keys for n in range(len(keys)) if keys[n] == key]
-    assert run.find([count + 5, 2**63]) == []
-    keyruns.merge([run, run], tmp_path / "b.run", lambda: False)
-    both = keyruns.Run(tmp_path / "b.run", 2 * len(keys))
-    assert list(both.keys) == sorted(keys * 2)
-    assert sorted(both.find([2**40])) == sorted(run.find([2**40]) * 2)

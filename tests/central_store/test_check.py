@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from central_store import catalog_file, lock
+from central_store import audit, audit_verify, catalog_file, lock
 from central_store.catalog import Catalog
 from central_store.check import CODES, Step, check
 from central_store.facilities import enrol
 from tests.central_store.conftest import Place
 from tests.kit.batches import Facility, Made, row
+from tests.kit.killing import Nursery
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +174,26 @@ def test_what_a_replaced_key_signed_stays_provable(broken: tuple[Place, Made]) -
     place, _ = broken
     enrol(place.store.layout, Facility("clinic-a").card, replace_key=True)
     assert check(place.store, read_data=False).problems == []
+
+
+def test_a_check_that_is_killed_anywhere_is_in_the_audit_log(
+    broken: tuple[Place, Made], tmp_path: Path
+) -> None:
+    place, _ = broken
+    layout, finished, unfinished = place.store.layout, 0, 0
+    with Nursery() as nursery:
+        for kill_at in range(1, 100):
+            words = ("fstore", "--root", place.root, "check", "--read-data")
+            process = nursery.start(*words, log=tmp_path / "log", kill_at=kill_at, below=place.root)
+            status = process.wait()
+            events = audit.read(layout)[0]
+            begun = {json.loads(event.details)["results"] for event in events if event.kind == "check-begun"}
+            kept = {path.name for path in layout.checks.glob("*.parquet")}
+            assert kept <= begun, f"killed before operation {kill_at}"
+            finished = sum(event.kind == "check" for event in events)
+            unfinished = max(unfinished, len(kept) - finished)
+            if status != -signal.SIGKILL:
+                break
+    assert status == 0
+    assert unfinished >= 1, "one was killed between its results and its end"
+    assert audit_verify.verify(layout, place.card.signing_key).problems == []

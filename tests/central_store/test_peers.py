@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,33 +38,6 @@ from schemas.errors import SettingsError
 from schemas.peer_messages import BatchesRequest
 from tests.kit.batches import NOW, Facility, row
 from tests.kit.peering import Node, carry, rounds
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facility]:
-    """Two stores that are each other's peers, and a facility at the first."""
-    folder, clinic = tmp_path_factory.mktemp("pair"), Facility("clinic-a")
-    a, b = Node(folder / "a", "south"), Node(folder / "b", "north")
-    a.enrol(clinic)
-    a.knows(b)
-    b.knows(a)
-    for node in (a, b):
-        node.close()
-        for path in node.layout.packs.iterdir():
-            path.rmdir()  # made again when a pack comes; there are 256
-    return folder, clinic
-
-
-@pytest.fixture
-def pair(template: tuple[Path, Facility], tmp_path: Path) -> Iterator[tuple[Node, Node, Facility]]:
-    """A copy of them."""
-    folder, known = template
-    for name in ("a", "b"):
-        shutil.copytree(folder / name, tmp_path / name)
-    a, b, clinic = Node(tmp_path / "a", "south"), Node(tmp_path / "b", "north"), dataclasses.replace(known)
-    yield a, b, clinic
-    a.close()
-    b.close()
 
 
 def reply(node: Node, who: Facility, name: str, signer: Node) -> messages.Message:

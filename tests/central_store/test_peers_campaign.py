@@ -1,7 +1,7 @@
 """Three to five stores under seeded schedules of everything that happens to stores; then they are the same.
 
 `--campaign peers` runs many; `--size N` how many, `--seed N` from which. A schedule is replayed by its seed.
-What a schedule draws from:
+In every other schedule logs are told and compared a few entries at a time. What a schedule draws from:
 
     upload       a batch that is new, was taken elsewhere, or forks its facility's chain, at any store
     step, carry  what lies on the shelves is heard, taken, answered; moved: late, twice, shuffled, lost
@@ -25,7 +25,17 @@ from pathlib import Path
 
 import pytest
 
-from central_store import damage, facilities, peers, plain_reader, receipt_log, tombstones
+from central_store import (
+    damage,
+    facilities,
+    missing,
+    peer_answers,
+    peers,
+    plain_reader,
+    receipt_log,
+    replicas,
+    tombstones,
+)
 from central_store.batches import Batch
 from central_store.receipt_log import ReceiptLog
 from central_store.talk import STUCK
@@ -368,9 +378,18 @@ def schedule(folder: Path, templates: Templates, seed: str, length: int) -> None
 
 @pytest.mark.campaign("peers", small=1, large=10_000)
 def test_whatever_happened_after_one_round_all_hold_the_same(
-    tmp_path: Path, templates: Templates, campaign_size: int, campaign_seed: int
+    tmp_path: Path,
+    templates: Templates,
+    campaign_size: int,
+    campaign_seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    whole = peer_answers.MOST_ENTRIES, missing.SLICE, replicas.SLICE
     for number in range(campaign_size):
+        few = number % 2 == 0  # a log of a few entries is followed in many pieces, or in one
+        monkeypatch.setattr(peer_answers, "MOST_ENTRIES", 3 if few else whole[0])
+        monkeypatch.setattr(missing, "SLICE", 4 if few else whole[1])
+        monkeypatch.setattr(replicas, "SLICE", 4 if few else whole[2])
         folder = tmp_path / "world"
         folder.mkdir()
         schedule(folder, templates, f"{campaign_seed}.{number}", 50)
@@ -403,7 +422,8 @@ def test_catching_up_costs_what_differs(tmp_path: Path) -> None:
         known_entries = list(synthetic(a, size))
         ReceiptLog(a.layout.log).append(known_entries)
         ReceiptLog(b.layout.peer(a.name) / "log").append(known_entries)
-        (b.layout.peer(a.name) / "settled").write_text(str(size))
+        for cursor in ("settled", "passed"):
+            (b.layout.peer(a.name) / cursor).write_text(str(size))
         for number in range(10):
             a.upload(clinic, clinic.batch([row(number)], a.store.card()))
         sent = [0]

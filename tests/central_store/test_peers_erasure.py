@@ -11,7 +11,7 @@ from central_store.batches import Batch
 from schemas import container, envelope, names
 from schemas.erasure_messages import Erasure, Tombstone
 from schemas.messages import rfc3339
-from tests.central_store.test_peers import logged, pair, reply, template  # noqa: F401  # fixtures
+from tests.central_store.test_peers import logged, reply
 from tests.central_store.test_peers_campaign import buried
 from tests.kit.batches import NOW, Facility, Made, row
 from tests.kit.peering import Node, rounds
@@ -31,7 +31,7 @@ def named(who: Facility, made: Made) -> Batch:
     return Batch(names.facility_name(who.name), made.batch)
 
 
-def test_what_is_erased_at_one_store_is_erased_at_the_other(pair: Pair) -> None:  # noqa: F811
+def test_what_is_erased_at_one_store_is_erased_at_the_other(pair: Pair) -> None:
     a, b, clinic = pair
     gone, kept = (clinic.batch([row(n)], a.store.card()) for n in range(2))
     for made in (gone, kept):
@@ -54,7 +54,7 @@ def test_what_is_erased_at_one_store_is_erased_at_the_other(pair: Pair) -> None:
     assert rounds([a, b]) == 0, "and then there is nothing to say"
 
 
-def test_a_tombstone_before_its_batch_ends_in_the_same_state(pair: Pair) -> None:  # noqa: F811
+def test_a_tombstone_before_its_batch_ends_in_the_same_state(pair: Pair) -> None:
     a, b, clinic = pair
     made = clinic.batch([row(0)], a.store.card())
     a.upload(clinic, made)
@@ -68,7 +68,7 @@ def test_a_tombstone_before_its_batch_ends_in_the_same_state(pair: Pair) -> None
     assert (line.missing, line.refused) == (0, 0)
 
 
-def test_a_batch_on_its_way_is_dropped_when_it_arrives(pair: Pair) -> None:  # noqa: F811
+def test_a_batch_on_its_way_is_dropped_when_it_arrives(pair: Pair) -> None:
     a, b, clinic = pair
     made = clinic.batch([row(0)], a.store.card())
     b.enrol(clinic)
@@ -84,7 +84,7 @@ def test_a_batch_on_its_way_is_dropped_when_it_arrives(pair: Pair) -> None:  # n
     assert buried(a) == {named(clinic, made)}
 
 
-def test_a_peer_cannot_erase_what_the_facility_did_not_sign(pair: Pair) -> None:  # noqa: F811
+def test_a_peer_cannot_erase_what_the_facility_did_not_sign(pair: Pair) -> None:
     a, b, clinic = pair
     made = clinic.batch([row(0)], a.store.card())
     a.upload(clinic, made)
@@ -98,7 +98,7 @@ def test_a_peer_cannot_erase_what_the_facility_did_not_sign(pair: Pair) -> None:
     assert buried(a) == set()
 
 
-def test_what_a_former_key_signed_counts_at_the_peer(pair: Pair) -> None:  # noqa: F811
+def test_what_a_former_key_signed_counts_at_the_peer(pair: Pair) -> None:
     a, b, clinic = pair
     made = clinic.batch([row(0)], a.store.card())
     a.upload(clinic, made)
@@ -112,7 +112,7 @@ def test_what_a_former_key_signed_counts_at_the_peer(pair: Pair) -> None:  # noq
 
 
 def test_many_tombstones_come_in_pages_and_half_of_one_comes_again(
-    pair: Pair,  # noqa: F811
+    pair: Pair,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     a, b, clinic = pair

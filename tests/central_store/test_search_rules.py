@@ -17,7 +17,7 @@ from central_store.access import Grant, visible
 from central_store.catalog import Catalog
 from central_store.search import search
 from central_store.settings import open_store
-from schemas import columns, messages, names, query
+from schemas import columns, conditions, messages, names, query
 from schemas.columns import LEVELS
 from schemas.errors import FormatError
 from tests.central_store.conftest import PASSWORD, Place
@@ -176,7 +176,7 @@ def test_like_patterns_mean_the_text_itself(text: str, other: str) -> None:
     text, other = text.replace("\0", "."), other.replace("\0", ".")
     plain = text.replace("*", "+").replace("?", "+")
     sql = "SELECT $1 LIKE $2 ESCAPE '!', $3 LIKE $2 ESCAPE '!'"
-    same, different = duckdb.execute(sql, [plain, query.like(plain), other]).fetchall()[0]
+    same, different = duckdb.execute(sql, [plain, conditions.like(plain), other]).fetchall()[0]
     assert same
     assert different == (other == plain)
 

@@ -18,7 +18,10 @@ from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from central_store.batches import Batch
+from central_store.settings import Store
 from schemas import columns, container, envelope, keys, manifest, messages, names, ustar
+from schemas.transit import durable
 
 NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
 
@@ -154,6 +157,14 @@ class Facility:
             ustar.Reader(io.BytesIO(plain), limit=1 << 30), lambda _: store.signing_key
         )
         return head.signed.message, head.table, plain
+
+
+def send(store: Store, who: Facility, *rows: dict[str, Any]) -> Batch:
+    """Make a batch of these rows, or of a new one, and put it on its facility's shelf, whole at once."""
+    made = who.batch(rows or [row(who.sequence)], store.card())
+    batch = Batch(names.facility_name(who.name), made.batch)
+    durable.publish(store.layout.inbound(batch.facility) / made.file, made.sealed)
+    return batch
 
 
 def tar_of(objects: Sequence[bytes], encodings: Sequence[str] = ()) -> bytes:

@@ -166,12 +166,12 @@ def carry(a: Node, b: Node, choice: random.Random | None = None) -> int:
 
 
 def rounds(nodes: list[Node], limit: int = 60) -> int:
-    """Carry and step until nothing moves; returns how many rounds it took."""
+    """Carry and step until nothing moves and nobody works; returns how many rounds it took."""
     for number in range(limit):
         for node in nodes:
             node.step()
         moved = sum(carry(a, b) for i, a in enumerate(nodes) for b in nodes[i + 1 :] if _linked(a, b))
-        if not moved:
+        if not moved and not any(node.talk.working for node in nodes):
             return number
     raise AssertionError("the stores do not come to rest")
 

@@ -130,6 +130,27 @@ def test_not_lasting_is_still_whole(tmp_path: Path, calls: list[tuple[str, str]]
     assert calls == [("replace", ".part")]
 
 
+def test_a_file_that_grew_elsewhere_is_published(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    (tmp_path / "out").mkdir()
+    part, final = tmp_path / "a.part", tmp_path / "out" / "a"
+    with part.open("xb") as file:
+        file.write(b"bytes")
+        durable.finish(file, part, final)
+        assert calls == [
+            ("fsync", "part"),
+            ("link", ".part"),
+            ("unlink", ".part"),
+            *[("fsync", "folder")] * 2,
+        ]
+    assert (final.read_bytes(), final.stat().st_mode & 0o777) == (b"bytes", 0o444)
+    with part.open("xb") as file:
+        file.write(b"more than there should be")
+        file.seek(4)
+        with pytest.raises(OSError, match="another size"):
+            durable.finish(file, part, final, replace=True)
+    assert final.read_bytes() == b"bytes"
+
+
 def test_rename_syncs_both_folders(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "a").write_bytes(b"1")

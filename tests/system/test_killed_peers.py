@@ -18,8 +18,8 @@ from central_store import batches, facilities, ingest, peers, settings
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import ReceiptLog, batch_of
-from schemas import keys, names
-from tests.kit.batches import Facility, row
+from schemas import keys
+from tests.kit.batches import Facility, send
 from tests.kit.killing import Nursery, Process
 from tests.kit.servers import embedded_server
 
@@ -48,11 +48,7 @@ class Pair:
     def upload(self) -> None:
         """A batch on the shelf of each store; whoever runs there takes it in."""
         for store in (self.south, self.north):
-            home = self.homes[store.name]
-            made = home.batch([row(home.sequence)], store.card())
-            name = names.facility_name(home.name)
-            (store.layout.inbound(name) / made.file).write_bytes(made.sealed)
-            self.promised.add(Batch(name, made.batch))
+            self.promised.add(send(store, self.homes[store.name]))
 
     def serve(self, kill_at: int = 0) -> Process:
         words = ("fstore", "--root", self.north.layout.root, "serve", "--no-sftp")

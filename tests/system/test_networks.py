@@ -18,8 +18,7 @@ import pytest
 
 from central_store import batches, ingest, settings
 from central_store.batches import Batch
-from schemas import names
-from tests.kit.batches import Facility, row
+from tests.kit.batches import Facility, send
 from tests.kit.networks import Network, NoNetworks, network
 from tests.kit.site import Site
 
@@ -56,13 +55,7 @@ class Host:
 
     def upload(self) -> Batch:
         """A batch of its facility on its shelf."""
-        store = settings.open_store(self.site.root)
-        made = self.home.batch([row(self.home.sequence)], store.card())
-        name = names.facility_name(self.home.name)
-        path = store.layout.inbound(name) / made.file
-        path.with_suffix(".part").write_bytes(made.sealed)
-        path.with_suffix(".part").rename(path)
-        return Batch(name, made.batch)
+        return send(settings.open_store(self.site.root), self.home)
 
     def held(self) -> set[Batch]:
         store = settings.open_store(self.site.root)

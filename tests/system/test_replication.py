@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 from central_store import settings
-from schemas import messages, names
-from tests.kit.batches import Facility, row
+from schemas import messages
+from tests.kit.batches import Facility, row, send
 from tests.kit.site import Site, make_site
 
 
@@ -20,9 +20,7 @@ def free_port() -> int:
 def put(site: Site, who: Facility, count: int, *, serving: bool = False) -> list[str]:
     """Batches on a facility's shelf, taken in."""
     store = settings.open_store(site.root)
-    made = [who.batch([row(number, study=number + 1)], store.card()) for number in range(count)]
-    for one in made:
-        (store.layout.inbound(names.facility_name(who.name)) / one.file).write_bytes(one.sealed)
+    made = [send(store, who, row(number, study=number + 1)) for number in range(count)]
     if serving:
         return [one.batch for one in made]
     done = site.store("ingest", "--json")

@@ -1,0 +1,29 @@
+"""From a value to a number, and from numbers to what a statement says of them."""
+
+from __future__ import annotations
+
+import duckdb
+import pytest
+
+from central_store import lookups
+from schemas import conditions
+
+
+def test_keys_are_the_same_in_python_and_sql() -> None:
+    values = ["", "1.2.3", "ä" * 70, "a\0b", None, "𝔘"]
+    with duckdb.connect() as database:
+        sql = f"SELECT {lookups.KEY.format('v')} FROM (SELECT unnest($v::VARCHAR[]) AS v)"
+        found = [key for (key,) in database.execute(sql, {"v": values}).fetchall()]
+    assert found == [lookups.key(value) for value in values]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 64, 65, 1000])
+@pytest.mark.parametrize("column", ["part", "number"])
+def test_numbers_in_a_statement_find_what_a_list_finds(column: str, count: int) -> None:
+    wanted = list(range(5, 5 + count))
+    with duckdb.connect() as database:
+        database.execute(f"CREATE TEMP TABLE t AS SELECT range AS {column} FROM range(2000)")
+        said = conditions.among(column, "wanted", wanted)
+        given = {"wanted": wanted} if "$wanted" in said else {}
+        found = database.execute(f"SELECT {column} FROM t WHERE {said} ORDER BY ALL", given).fetchall()
+    assert [number for (number,) in found] == wanted
