@@ -21,6 +21,7 @@ import functools
 import random
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -110,9 +111,10 @@ class World:
     def __init__(self, folder: Path, templates: Templates, choice: random.Random) -> None:
         self.folder, self.templates, self.choice = folder, templates, choice
         self.nodes = []
+        self.moment = 0
         for name in NAMES[: choice.choice((3, 3, 4, 5))]:
             shutil.copytree(templates.folder / name, folder / name)
-            self.nodes.append(Node(folder / name, name))
+            self.nodes.append(Node(folder / name, name, now=lambda: NOW + timedelta(seconds=self.moment)))
         self.evil = self.nodes[-1] if choice.random() < 0.4 else None
         pairs = [(i, j) for j in range(len(self.nodes)) for i in range(j)]
         if self.evil is None and choice.random() < 0.5:  # a tree, and perhaps some more
@@ -201,6 +203,7 @@ class World:
         which = self.choice.choice(sorted(self.copies))
         folder, size = self.copies.pop(which)
         node = self.nodes[which]
+        self.moment += 1  # what it takes again has another receipt: else its log might become what it was
         self.expect(node, size)
         self.noticed = {(observer, other) for observer, other in self.noticed if observer != node.name}
         node.close()
