@@ -32,6 +32,7 @@ SSH_PACKET = 128 * 1024
 """Largest SSH packet we take, in bytes of data."""
 
 _KEEP = 15  # seconds between questions to a silent peer
+_ENDS = 5.0  # seconds in which a thread ends whose socket was closed
 _NO_ROOM = 4  # SSH_OPEN_RESOURCE_SHORTAGE, RFC 4254 section 5.1
 
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
@@ -58,9 +59,14 @@ class Link(NamedTuple):
 
 
 def hang_up(transport: paramiko.Transport) -> None:
-    """Close a transport and stop the timer its handshake may have left running."""
-    transport.packetizer.complete_handshake()
+    """Close a transport and stop the timer of its handshake: a process does not end before such a timer.
+
+    In this order: its thread may be about to begin the handshake, and `close` does not wait for that.
+    """
     transport.close()
+    if transport.is_alive():
+        transport.join(_ENDS)
+    transport.packetizer.complete_handshake()
 
 
 def paramiko_key(key: bytes | Ed25519PrivateKey) -> paramiko.Ed25519Key:
