@@ -128,7 +128,7 @@ class World:
         self.promised: set[Batch] = set()
         self.erased: set[Batch] = set()
         self.cut: set[tuple[int, int]] = set()
-        self.copies: dict[int, tuple[Path, int]] = {}
+        self.copies: dict[int, tuple[Path, int, set[tuple[str, str]]]] = {}
         self.noticed: set[tuple[str, str]] = set()
         self.suspects: set[str] = set() if self.evil is None else {self.evil.name}
         self.malice = choice.choice((self.fork, self.cut_off, self.foreign))
@@ -194,15 +194,18 @@ class World:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(node.root, folder)
         node.open()
-        self.copies[which] = folder, ReceiptLog(node.layout.log).range().size
+        noticed = {pair for pair in self.noticed if pair[1] == node.name}
+        self.copies[which] = folder, ReceiptLog(node.layout.log).range().size, noticed
 
     def put_back(self) -> None:
         """Back to an old copy: what only this store held is gone, and its peers notice if they knew more."""
         if not self.copies:
             return
         which = self.choice.choice(sorted(self.copies))
-        folder, size = self.copies.pop(which)
+        folder, size, noticed = self.copies.pop(which)
         node = self.nodes[which]
+        # What it lied since is as if it had never been said, unless somebody looked meanwhile.
+        self.noticed = {pair for pair in self.noticed if pair[1] != node.name or pair in noticed}
         self.moment += 1  # what it takes again has another receipt: else its log might become what it was
         self.expect(node, size)
         self.noticed = {(observer, other) for observer, other in self.noticed if observer != node.name}
