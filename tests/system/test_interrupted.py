@@ -99,6 +99,15 @@ def test_a_store_killed_at_any_moment_loses_nothing_it_gave_a_receipt_for(
         all_is_well(site, source, tmp_path / "out")
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """A shell that runs the tests in the background lets them ignore it, and all that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_with_a_word(site, source, tmp_path, number):
     a = site.terminals["clinic-a"]
