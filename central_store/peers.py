@@ -116,8 +116,17 @@ def forget(layout: Layout, name: FacilityName) -> None:
 
 def settled(layout: Layout, name: FacilityName) -> int:
     """How many entries of a peer's log need no more looking at."""
+    return _count(layout, name, "settled")
+
+
+def passed(layout: Layout, name: FacilityName) -> int:
+    """How many entries of a peer's log were passed on to facilities."""
+    return _count(layout, name, "passed")
+
+
+def _count(layout: Layout, name: FacilityName, what: str) -> int:
     try:
-        return int((layout.peer(name) / "settled").read_bytes())
+        return int((layout.peer(name) / what).read_bytes())
     except (FileNotFoundError, ValueError):
         return 0
 

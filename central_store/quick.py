@@ -116,8 +116,9 @@ def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found 
         parts = _parts(catalog, built, "part", FEW)
         if parts is None or packed.totals(part for _, part in parts)[0] > MANY:
             return None
-        among = {"parts": sorted(number for number, _ in parts)}
-        found = catalog.rows(f"{_OBJECTS}part IN (SELECT unnest($parts::BIGINT[]))", among)
+        numbers = sorted(number for number, _ in parts)
+        which = conditions.among("objects.part", "parts", numbers)  # there is no index on this one
+        found = catalog.rows(f"{_OBJECTS}{which}", {"parts": numbers})
     disputed = catalog.disputed([row[_AT["sop_instance_uid"]] for row in found])
     answered = packed.instances(found, dict(parts or ()), disputed, built.schema)
     size = sum(answered["object_bytes"].to_pylist())

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Set
-from contextlib import suppress
 from pathlib import Path
 
-from central_store import batches, facilities, receipt_log, replies, tombstones
+from central_store import batches, facilities, peers, receipt_log, replies, tombstones
 from central_store.batches import Batch
 from central_store.peers import Peer
 from central_store.receipt_log import ReceiptLog
@@ -118,7 +117,7 @@ class Passing:
 
     def _pass(self, peer: Peer, receipts: ReceiptLog) -> None:
         size, path = receipts.range().size, self._store.layout.peer(peer.name) / "passed"
-        start = at = _number(path)
+        start = at = peers.passed(self._store.layout, peer.name)
         told = 0
         for entry in map(receipt_log.decode, receipts.entries(at, at + SLICE)):
             batch = Batch(entry.receipt.facility, entry.receipt.batch)
@@ -160,9 +159,3 @@ class Passing:
 
 def _notices(store: Store, peer: Peer) -> Path:
     return store.layout.peer(peer.name) / "notices"
-
-
-def _number(path: Path) -> int:
-    with suppress(FileNotFoundError, ValueError):
-        return int(path.read_bytes())
-    return 0

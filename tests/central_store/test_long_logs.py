@@ -36,7 +36,7 @@ from schemas.names import BatchId
 from schemas.peer_messages import MOST_BATCHES, MOST_ENTRIES, BatchesRequest, LogAnswer
 from tests.central_store.test_peers_campaign import entries_of, synthetic
 from tests.kit.batches import NOW, Facility, row
-from tests.kit.peering import Node, carry, rounds
+from tests.kit.peering import Node, carry, made_whole, rounds
 
 
 def promise(node: Node, count: int) -> list[BatchId]:
@@ -314,13 +314,7 @@ def test_no_receipt_goes_past_a_notice_and_all_come_when_the_batches_are_whole(
     assert told(a, clinic, b) == kinds
     for batch_id in packs:
         (a.root / batch_id).rename(a.layout.pack(batch_id))
-    for node in (a, b, b):
-        node.ask()
-    b.close()
-    b.open()
-    rounds([a, b])
-    a.ask()
-    rounds([a, b])
+    made_whole(a, b)
     assert len(b.held()) == 7
     assert told(a, clinic, b) == {one.batch: Receipt for one in made}
     assert batches.committed(a.layout, Batch(names.facility_name("clinic-a"), made[0].batch))

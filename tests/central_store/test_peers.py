@@ -37,7 +37,7 @@ from schemas import container, keys, messages, names
 from schemas.errors import SettingsError
 from schemas.peer_messages import BatchesRequest
 from tests.kit.batches import NOW, Facility, row
-from tests.kit.peering import Node, carry, rounds
+from tests.kit.peering import Node, carry, made_whole, rounds
 
 
 def reply(node: Node, who: Facility, name: str, signer: Node) -> messages.Message:
@@ -464,13 +464,7 @@ def test_a_notice_of_a_peer_takes_the_replica_back_until_the_batch_is_whole(
     assert isinstance(notice, messages.Notice)
     assert (notice.store, notice.batch) == ("north", made.batch)
     saved.rename(a.layout.pack(made.batch))
-    for node in (a, b, b):
-        node.ask()
-    b.close()
-    b.open()
-    rounds([a, b])
-    a.ask()
-    rounds([a, b])
+    made_whole(a, b)
     assert b.held() == {batch}
     assert isinstance(reply(a, clinic, name, b), messages.Receipt), "whole again"
 

@@ -13,6 +13,8 @@ In every other schedule logs are told and compared a few entries at a time. What
     hostile      a peer sends rubbish, batches under false names, forged batches, old messages again; it signs
                  for what it does not have; its log is cut off, forks, or holds another store's receipt; it
                  tells of tombstones that no facility signed
+
+Over 400 lines: what may happen, and what must hold whatever happened, are read together.
 """
 
 from __future__ import annotations

@@ -176,5 +176,16 @@ def rounds(nodes: list[Node], limit: int = 60) -> int:
     raise AssertionError("the stores do not come to rest")
 
 
+def made_whole(a: Node, b: Node) -> None:
+    """What was damaged at one store comes from the other, and its facility hears it, over a restart."""
+    for node in (a, b, b):
+        node.ask()
+    b.close()
+    b.open()
+    rounds([a, b])
+    a.ask()
+    rounds([a, b])
+
+
 def _linked(a: Node, b: Node) -> bool:
     return all(peers.load(x.layout, y.name) is not None for x, y in ((a, b), (b, a)))
