@@ -141,10 +141,10 @@ def test_a_full_disk_is_waited_for(place: Place, tmp_path: Path, caplog: pytest.
             again = big(here)
             arriving = here.inbound(here.a) / "arriving.part"
             arriving.write_bytes(again.sealed)
-            with ballast.open("wb") as file, pytest.raises(OSError, match="space"):
+            # unbuffered: what was refused must not be tried again when the file is closed
+            with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
                 while True:
                     file.write(bytes(65536))
-                    file.flush()
             arriving.rename(here.inbound(here.a) / again.file)
             until(lambda: "No space left" in caplog.text, "nothing was said")
             assert not (here.outbound(here.a) / f"{again.batch}.receipt").exists()
