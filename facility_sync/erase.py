@@ -11,8 +11,8 @@ Order, and what a stop at each point leaves:
 
 A batch is named by its content, so nothing is ever cut out of one. Guarantees: no tombstone is signed before
 every other image of its batches is in another batch with a verified receipt, bit for bit what the facility
-read; the wanted files are never sent again from this terminal. Nothing of an identity is in what is said, but
-as tokens.
+read, or a person gave it up because it lies nowhere any more; the wanted files are never sent again from this
+terminal. Nothing of an identity is in what is said, but as tokens.
 
 Leaves to others: asking the person (`cli.erasing`), rounds (`facility_sync.rounds`), what the stores do.
 """
@@ -55,26 +55,30 @@ class Plan:
         wanted: the images to erase.
         others: the other images of the same batches.
         batches: those batches.
-        store: of each batch, a store that has it.
+        stores: of each image, the stores that list it.
+        given_up: digests of the others that no store gives back, and that a person said may go.
         away: stores that could not be asked, each with what was found.
     """
 
     wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
     others: dict[str, dict[str, Any]] = field(default_factory=dict)
     batches: set[BatchId] = field(default_factory=set)
-    store: dict[str, str] = field(default_factory=dict)
+    stores: dict[str, list[str]] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)
     away: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
         rows = self.wanted.values()
+        again = [row for digest, row in self.others.items() if digest not in self.given_up]
         return {
             "studies": len({row["study_uid"] for row in rows}),
             "images": len(self.wanted),
             "bytes": sum(row["object_bytes"] for row in rows),
             "batches": sorted(self.batches),
-            "sent_again": len(self.others),
-            "sent_again_bytes": sum(row["object_bytes"] for row in self.others.values()),
+            "sent_again": len(again),
+            "sent_again_bytes": sum(row["object_bytes"] for row in again),
+            "given_up": len(self.given_up),
             "away": self.away,
         }
 
@@ -92,6 +96,7 @@ class Erase:
         workers: a pool that was entered before anything connected.
         progress: told what happens.
         only: names the one store to erase at; empty: all that are trusted.
+        give_up: most other images that may be lost, if they are not here and no store gives them back.
     """
 
     home: Home
@@ -102,6 +107,7 @@ class Erase:
     workers: Workers
     progress: Progress
     only: str = ""
+    give_up: int = 0
 
     def look(self) -> Plan:
         """Find the images and their batches at every trusted store.
@@ -140,7 +146,7 @@ class Erase:
             for row in rows:
                 digest = str(row["source_digest"])
                 (found.wanted if row.pop("wanted") else found.others)[digest] = row
-                found.store.setdefault(digest, desk.store.store)
+                found.stores.setdefault(digest, []).append(desk.store.store)
 
     def _rows(self, desk: exchange.Desk, sql: str) -> list[dict[str, Any]]:
         sent = sql_words.translate(sql, self.keyring, self.today)
@@ -163,10 +169,12 @@ class Erase:
         """
         done = Plan(away=found.away)
         for _ in range(_LOOKS):
+            found.given_up |= done.given_up
             self._once(found, reason)
             done.wanted |= found.wanted
             done.others |= found.others
             done.batches |= found.batches
+            done.given_up |= found.given_up
             if not self.acknowledged(found):
                 break  # a store's word is still to come: the next run looks again
             found = self.look()
@@ -190,13 +198,15 @@ class Erase:
         with closing(Ledger(self.home.ledger_path)) as ledger:
             files = ErasedFiles(ledger)
             left = found.others.keys() - files.stored_outside(found.others, found.batches)
-            if left:
+            found.given_up &= left
+            if waiting := left - found.given_up:
                 raise Incomplete(
-                    f"{len(left):,} other images of these batches have no receipt in another batch yet: "
+                    f"{len(waiting):,} other images of these batches have no receipt in another batch yet: "
                     "nothing is erased",
                     hint="`fsync status` says why; run the command again when they are stored.",
                 )
             files.moved(found.others, found.batches)
+            files.given_up(found.given_up, found.batches, rfc3339(datetime.now(UTC)))
             self._sign(found, reason, ledger)
             files.forget(str(fetched))
         shutil.rmtree(fetched, ignore_errors=True)
@@ -216,18 +226,28 @@ class Erase:
         return these, absent
 
     def _brought_back(self, rows: Sequence[dict[str, Any]], found: Plan, to: Path) -> list[plan.Wanted]:
-        """The originals of these rows from the stores, below a folder of the home."""
-        for store in sorted({found.store[str(row["source_digest"])] for row in rows}):
-            mine = [row for row in rows if found.store[str(row["source_digest"])] == store]
+        """The originals of these rows from the stores, below a folder of the home; the rest is given up."""
+        missing, why = {str(row["source_digest"]): row for row in rows}, ""
+        for store in sorted({store for digest in missing for store in found.stores[digest]}):
+            mine = [row for digest, row in missing.items() if store in found.stores[digest]]
+            if not mine:
+                continue
             with exchange.connect(self.home, only=store) as desk:
                 run = fetching.Fetch(self.home, desk, self.account, self.keyring, self.workers, self.progress)
                 run.run(mine, to)
-            if run.done.failed:
-                raise Incomplete(
-                    f"{len(run.done.failed):,} other images of these batches are not here and did not come "
-                    f"back ({run.done.failed[0].reason}): nothing is erased",
-                    hint="`fsync fetch` says more about them.",
-                )
+            failed = {each.target.source_digest: each.reason for each in run.done.failed}
+            why = next(iter(failed.values()), why)
+            for row in mine:
+                if row["source_digest"] not in failed:
+                    del missing[row["source_digest"]]
+        found.given_up |= missing.keys()
+        if len(found.given_up) > self.give_up:
+            raise Incomplete(
+                f"{len(found.given_up):,} other images of these batches are not here and did not come back "
+                f"({why}): nothing is erased",
+                hint="`fsync fetch` says more about them. If they are lost for good, "
+                f"--give-up {len(found.given_up)} erases without them.",
+            )
         return list(_files(to))
 
     def _sign(self, found: Plan, reason: str, ledger: Ledger) -> None:

@@ -59,6 +59,14 @@ class ErasedFiles:
                         [(new, digest, old) for old in batches],
                     )
 
+    def given_up(self, digests: Iterable[str], batches: Collection[str], moment: str) -> None:
+        """Files with these digests go with these batches: they are lost, and are sent if they come back."""
+        with self._ledger.transaction():
+            self._ledger.database.executemany(
+                "UPDATE files SET lost = ? WHERE digest = ? AND batch = ?",
+                [(moment, digest, batch) for digest in digests for batch in batches],
+            )
+
     def mark_erased(self, names: Iterable[str]) -> None:
         """These are all keyed digests of erased files, which are never sent again, and all erased batches."""
         with self._ledger.transaction():

@@ -26,6 +26,13 @@ from schemas.errors import FormatError, Incomplete, SettingsError
     "--reason", type=click.Choice(list(REASONS)), default="asked", show_default=True,
     help="Why; the stores keep the code.",
 )  # fmt: skip
+@click.option(
+    "--give-up",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Erase even if up to N other images of the batches lie nowhere any more and cannot be sent again.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @store_option
@@ -34,8 +41,8 @@ from schemas.errors import FormatError, Incomplete, SettingsError
 @pass_home
 def erase(
     home: Home, study: tuple[str, ...], patient: str, issuer: str, batch: tuple[str, ...], reason: str,
-    yes: bool, quiet: bool, only: str, user: str | None, password_file: Path | None, password_stdin: bool,
-    as_json: bool,
+    give_up: int, yes: bool, quiet: bool, only: str, user: str | None, password_file: Path | None,
+    password_stdin: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Erase images of this facility at every trusted store, for good.
 
@@ -48,6 +55,7 @@ def erase(
     Examples:
       fsync erase --patient 12345 --user kimura
       fsync erase --study 1.2.840.1 --reason wrong-patient --user kimura --yes
+      fsync erase --patient 12345 --give-up 2 --user kimura
     """  # noqa: D301
     from facility_sync import ask
     from facility_sync import erase as erasing
@@ -61,7 +69,7 @@ def erase(
     meter = output.Meter(quiet=quiet or as_json)
     try:
         with Workers(home.settings.workers) as workers:
-            act = erasing.Erase(home, account, keyring, where, today(), workers, meter, only)
+            act = erasing.Erase(home, account, keyring, where, today(), workers, meter, only, give_up)
             found = act.look()
             if not as_json or not yes:
                 click.echo(_text(found.to_json()), err=as_json)
@@ -138,6 +146,8 @@ def _print(home: Home, document: dict[str, Any], *, as_json: bool) -> None:
         click.echo(
             f"{store}: {count['out_of_answers']:,} of {count['batches']:,} batches are out of every answer"
         )
+    if document["given_up"]:
+        click.echo(f"{document['given_up']:,} other images lie nowhere any more, and went with them.")
     if stores:
         click.echo("Their bytes are removed by each store's operator: `fsync erasures` shows when.")
 

@@ -147,6 +147,41 @@ def test_nothing_is_erased_when_the_others_cannot_be_sent_again(
         assert len(fetched(terminal, tmp_path / "after", "--store", "central")) == 2
 
 
+def test_what_one_store_lost_comes_from_another_and_what_lies_nowhere_is_given_up(
+    two: tuple[Site, Site, Terminal, Path], tmp_path: Path
+) -> None:
+    site, other, terminal, folder = two
+    third = images.write(folder, 3, 1, 1, 1)
+    data = third.read_bytes()
+    with site.serving():
+        with other.serving():
+            assert terminal("sync").status == 0
+            assert site.store("replicate", "--json").status == 0
+            for path in folder.iterdir():
+                if b"PID-00001" not in path.read_bytes():
+                    path.unlink()
+            (pack,) = site.root.glob("objects/packs/*/*.tar")
+            pack.unlink()  # the disk of one store lost it
+            done = terminal.ask("erase", "--patient", "PID-00001", "--yes", "--json")
+            assert done.status == 0, done.err
+            assert (done.json["sent_again"], done.json["given_up"]) == (3, 0)
+        assert data in fetched(terminal, tmp_path / "between", "--store", "central").values()
+        (pack,) = site.root.glob("objects/packs/*/*.tar")
+        pack.unlink()  # the batch they are in now is at no other store yet
+        words = ("erase", "--patient", "PID-00002", "--store", "central", "--yes", "--json")
+        for more in ((), ("--give-up", "0")):
+            refused = terminal.ask(*words, *more)
+            assert refused.status == 3 and "--give-up 1" in refused.err, refused.err
+            assert len(list(terminal.home.glob("erased/*"))) == 1, "nothing more was erased"
+        done = terminal.ask(*words, "--give-up", "1")
+        assert done.status == 0, done.err
+        assert (done.json["images"], done.json["sent_again"], done.json["given_up"]) == (2, 0, 1)
+        third.write_bytes(data)  # it was somewhere after all
+        again = terminal("sync", "--store", "central", "--json")
+        assert (again.json["taken"], again.json["erased"]) == (1, 2), again.out
+        assert list(fetched(terminal, tmp_path / "after", "--store", "central").values()) == [data]
+
+
 def test_what_the_command_wants(two: tuple[Site, Site, Terminal, Path]) -> None:
     site, other, terminal, _ = two
     with other.serving(), site.serving():
