@@ -107,6 +107,8 @@ def take(
             )
             tombstones.record(store.layout, batch, signed)
             fresh += 1
+        elif not tombstones.readable(store.layout, batch):
+            tombstones.record(store.layout, batch, signed)  # this one says the same
         finish(store, catalog, batch, now)
         if peer is None:
             tell(store, batch)

@@ -19,6 +19,7 @@ were made of the store's disk.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,17 +29,22 @@ from central_store.batches import Batch
 from central_store.layout import Layout
 from central_store.settings import Store
 from schemas import container
+from schemas.errors import Damaged
 from schemas.messages import rfc3339
 from schemas.names import BatchId, FacilityName
 from schemas.transit import durable
 
+UNREADABLE = "unreadable"
 GRACE = timedelta(hours=24)
 """How long bytes wait unless the operator says otherwise."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """An erased batch whose bytes are not purged; `since` is empty while the service is not done with it."""
+    """An erased batch whose bytes are not purged; `since` is empty while the service is not done with it.
+
+    A record that cannot be read waits with the reason `UNREADABLE`, until the facility tells of it again.
+    """
 
     facility: FacilityName
     batch: BatchId
@@ -49,19 +55,21 @@ class Waiting:
 
 
 def waiting(store: Store) -> list[Waiting]:
-    """What waits, by facility and batch; raises `Damaged` for a record that cannot be read."""
+    """What waits, by facility and batch."""
     found = []
     for batch in tombstones.everything(store.layout):
-        message, _ = tombstones.load(store.layout, batch)
-        said = tombstones.said(store.layout, batch)
-        if said is not None and said[0].purged:
-            continue
+        since, reason = "", UNREADABLE
+        with suppress(Damaged):  # one such record does not keep the others from being purged
+            said = tombstones.said(store.layout, batch)
+            if said is not None and said[0].purged:
+                continue
+            reason = tombstones.load(store.layout, batch)[0].reason
+            since = said[0].taken if said is not None else ""
         images = 0
         if batches.committed(store.layout, batch):
             images = batches.statement(store.layout, batch)[0].objects
         size = sum(path.stat().st_size for path in _files(store.layout.erased_bytes(batch.batch)))
-        since = said[0].taken if said is not None else ""
-        found.append(Waiting(*batch, message.reason, since, images, size))
+        found.append(Waiting(*batch, reason, since, images, size))
     return found
 
 
@@ -69,7 +77,6 @@ def purge(store: Store, older_than: timedelta, now: datetime) -> list[Waiting]:
     """Remove what has waited so long, for good, and certify it; returns what that was.
 
     Raises:
-        Damaged: a record cannot be read; `fstore check` says more.
         OSError: the disk failed.
     """
     done = []

@@ -7,7 +7,8 @@
 A tombstone may be here before its batch, or without it. What is erased is a batch of a facility: a tombstone
 that names another facility's batch lies under its signer's name, where nobody looks for that batch.
 
-Guarantees: none of these files is ever removed or changed; its signature is lasting before it counts.
+Guarantees: none of these files is ever removed, or changed while it can be read; its signature is lasting
+before it counts.
 
 Leaves to others: whose signature is believed, and what follows (`central_store.erasure`).
 """
@@ -66,6 +67,15 @@ def load(layout: Layout, batch: Batch) -> tuple[Tombstone, Signed]:
     if not isinstance(signed.message, Tombstone):
         raise Damaged(f"the tombstone of batch {batch.batch} is none")
     return signed.message, signed
+
+
+def readable(layout: Layout, batch: Batch) -> bool:
+    """Whether the tombstone of an erased batch can be read; a disk may have spoilt it."""
+    try:
+        load(layout, batch)
+    except Damaged:
+        return False
+    return True
 
 
 def say(layout: Layout, signed: Signed) -> None:

@@ -1,7 +1,7 @@
 """One file at a time: protect it, bring it back, say what would become of it.
 
     protect       as a round would store it, uncompressed: protected DICOM, or an age file sealed whole
-    restore       either of them back, byte for byte
+    restore       either of them back, byte for byte; also as it lies in a pack, in a zstd frame
     reidentify    what any PS3.15 tool sealed: the attributes of the original, not its bytes
 
 Guarantees: the file written appears whole or not at all, and only after it was proved; what was transcoded on
@@ -13,8 +13,10 @@ Leaves to others: what a person reads (`cli.single`).
 from __future__ import annotations
 
 import io
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -82,7 +84,7 @@ def restore(path: Path, out: Path, keys: Keys) -> str:
         FormatError: not a file of this kind; nothing was written.
         SettingsError: a file cannot be read or written.
     """
-    with _opened(path) as source:
+    with _opened(path) as file, _inflated(file) as source:
         if source.read(len(_AGE)) == _AGE:
             source.seek(0)
             _publish(out, lambda sink: _unseal(source, sink, keys.age_identities))
@@ -108,6 +110,20 @@ def restore(path: Path, out: Path, keys: Keys) -> str:
                 hint="What was written has all attributes of the original, and the pixel data of now.",
             ) from error
     return found.capsule.signer
+
+
+@contextmanager
+def _inflated(file: BinaryIO) -> Iterator[BinaryIO]:
+    """The file, or what is in it if it is one zstd frame."""
+    framed = file.read(len(_ZSTD)) == _ZSTD
+    file.seek(0)
+    if not framed:
+        yield file
+        return
+    with tempfile.TemporaryFile() as plain:
+        shutil.copyfileobj(file, frames.Inflating(cast(BinaryIO, _Bounded(cast(BinaryIO, plain)))))
+        plain.seek(0)
+        yield cast(BinaryIO, plain)
 
 
 def _original_syntax(found: objects.Opened) -> str:

@@ -228,6 +228,23 @@ def test_the_commands_say_what_they_did(place: Place) -> None:
     assert CliRunner().invoke(fstore, [*command, "purge", "--older-than", "soon"]).exit_code == 2
 
 
+def test_a_record_the_disk_spoilt_keeps_no_other_from_being_purged_and_is_told_again(place: Place) -> None:
+    gone, other = both(place)
+    bury(place, place.a, tombstone(place.a, gone))
+    bury(place, place.a, tombstone(place.a, other))
+    place.work()
+    path = place.store.layout.tombstone(*of(place.a, other))
+    path.chmod(0o644)
+    path.write_bytes(b"{")
+    assert sorted(each.reason for each in purge.waiting(place.store)) == ["asked", purge.UNREADABLE]
+    assert [each.batch for each in purge.purge(place.store, timedelta(0), NOW)] == [gone.batch]
+    bury(place, place.a, tombstone(place.a, other))  # `fsync erasures --ask`
+    place.work()
+    assert tombstones.readable(place.store.layout, of(place.a, other))
+    assert [each.batch for each in purge.purge(place.store, timedelta(0), NOW)] == [other.batch]
+    assert check(place.store, read_data=True).problems == []
+
+
 def test_of_an_erased_batch_no_damage_is_left(place: Place) -> None:
     gone, _ = both(place)
     layout = place.store.layout

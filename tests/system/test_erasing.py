@@ -6,6 +6,7 @@ import hashlib
 import random
 import shutil
 import sqlite3
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,38 @@ def test_what_the_command_wants(two: tuple[Site, Site, Terminal, Path]) -> None:
         whole = terminal.ask("erase", "--batch", batch, "--reason", "not-meant", "--yes", "--json")
         assert (whole.json["images"], whole.json["sent_again"]) == (4, 0), whole.err
         assert terminal("sync", "--json").json["erased"] == 4
+
+
+def test_what_was_not_meant_is_sent_again_and_comes_back_out_of_the_pack(site: Site, tmp_path: Path) -> None:
+    """The way back that `docs/erasing.md` says, until the operator purges."""
+    folder = tmp_path / "images"
+    originals = {images.write(folder, 1, 1, 1, number).read_bytes() for number in (1, 2)}
+    terminal = site.terminal("clinic-a", folder)
+    with site.serving():
+        assert terminal("sync").status == 0
+        for path in sorted(folder.iterdir())[:1]:
+            path.unlink()  # this one is in no source any more
+        assert terminal.ask("erase", "--patient", "PID-00001", "--yes").status == 0
+        (tombstone,) = (terminal.home / "erased").iterdir()
+        shutil.rmtree(tombstone)
+        for path in terminal.home.glob("ledger.sqlite3*"):
+            path.unlink()
+        (pack,) = site.root.glob("quarantine/_erased/*/pack.tar")
+        with tarfile.open(pack) as tar:
+            tar.extractall(tmp_path / "pack", filter="data")
+        given = set()
+        for number, stored in enumerate(p for p in (tmp_path / "pack").rglob("*") if p.is_file()):
+            back = folder / f"back-{number}.dcm"
+            if terminal("restore", stored, back).status == 0:  # statement and table are no objects
+                given.add(back.read_bytes())
+        assert given == originals
+        cut = tmp_path / "cut.zst"
+        cut.write_bytes(next((tmp_path / "pack").rglob("*.dcm.zst")).read_bytes()[:-20])
+        assert terminal("restore", cut, tmp_path / "cut.dcm").status == 15
+        assert not (tmp_path / "cut.dcm").exists()
+        again = terminal("sync", "--json")
+        assert (again.status, again.json["erased"], again.json["taken"]) == (0, 0, 2), again.out
+        assert set(fetched(terminal, tmp_path / "after").values()) == originals
 
 
 @pytest.mark.campaign("killed", small=1, large=60)
