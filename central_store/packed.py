@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from operator import itemgetter
+from itertools import compress
+from operator import itemgetter, ne
 from typing import Any
 
 import pyarrow as pa
@@ -104,12 +105,7 @@ def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.
     shown = columns.at_level(level)
     pick = itemgetter(*(_AT[column.name] for column, _ in shown), _AT["series_uid"], COUNT)
     ups = [*(_UP[way] for _, way in shown), _listed, sum]
-    rows = [
-        pick(group[0])  # nearly always
-        if len(group) == 1
-        else [up(values) for up, values in zip(ups, zip(*map(pick, group), strict=True), strict=True)]
-        for group in groups
-    ]
+    rows = [_merged([*map(pick, group)], ups) for group in groups]
     turned = list(zip(*rows, strict=True)) or [()] * len(ups)
     made = {
         column.name: [_in_list(value) for value in values] if way == "list" else list(values)
@@ -118,6 +114,20 @@ def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.
     made["n_series"] = [len(_in_list(value)) for value in turned[-2]]
     made["n_instances"] = list(turned[-1])
     return pa.Table.from_arrays([array(made[each.name], each.type) for each in schema], schema=schema)
+
+
+def _merged(parts: Sequence[tuple[Any, ...]], ups: Sequence[Callable[[Sequence[Any]], Any]]) -> Sequence[Any]:
+    """One row of several; most columns of a study's parts are the same, and so are what comes of them."""
+    first = parts[0]
+    if len(parts) == 1:  # nearly always
+        return first
+    differ = {at for at, up in enumerate(ups) if up is sum}
+    for other in parts[1:]:
+        differ.update(compress(range(len(ups)), map(ne, first, other)))
+    row = list(first)
+    for at in differ:
+        row[at] = ups[at]([part[at] for part in parts])
+    return row
 
 
 def _in_list(value: Any) -> list[Any]:
