@@ -113,7 +113,7 @@ def accept(
     durable.publish(layout.journal / batch.batch, entry.encode("ascii"), replace=True)
     if returned:
         damage.set_aside(layout, batch.batch, "replaced", now)
-    durable.make_dirs(layout.pack(batch.batch).parent)  # a disk of packs that was lost came back empty
+    durable.make_dirs(layout.pack(batch.batch).parent)
     durable.rename(verify.staged_pack(layout, staged), layout.pack(batch.batch))
     if returned:
         shutil.rmtree(verify.staged_folder(layout, staged))

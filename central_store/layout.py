@@ -125,7 +125,7 @@ class Layout:
 
     @property
     def packs(self) -> Path:
-        """All packs, in 256 folders."""
+        """All packs, in up to 256 folders."""
         return self.root / "objects" / "packs"
 
     def pack(self, batch: BatchId) -> Path:
@@ -266,10 +266,9 @@ class Layout:
         return self.root / "staging"
 
     def folders(self) -> tuple[Path, ...]:
-        """Every folder a new store begins with; the 256 pack folders included, so that none is made later."""
-        fan_out = (self.packs / f"{number:02x}" for number in range(256))
+        """Every folder a new store begins with; those of packs, up to 256, come with the packs."""
         return (
-            self.root / "keys", self.former, self.accounts, self.grants, *fan_out, self.manifests,
+            self.root / "keys", self.former, self.accounts, self.grants, self.packs, self.manifests,
             self.catalog.parent, self.log, self.shelves, self.root / "quarantine", self.audit, self.journal,
             self.staging,
         )  # fmt: skip

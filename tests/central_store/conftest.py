@@ -99,8 +99,6 @@ def two_stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Facility
     b.knows(a)
     for node in (a, b):
         node.close()
-        for path in node.layout.packs.iterdir():
-            path.rmdir()  # made again when a pack comes; there are 256
     return folder, clinic
 
 

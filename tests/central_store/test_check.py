@@ -68,6 +68,11 @@ def _flip_early(data: bytes) -> bytes:
     return data[:60] + bytes([data[60] ^ 1]) + data[61:]
 
 
+def _orphan(pack: Path) -> None:
+    pack.parent.mkdir()
+    pack.write_bytes(b"x")
+
+
 DAMAGE: dict[str, tuple[Callable[[Place, Made], None], bool]] = {
     "pack-missing": (lambda p, m: p.store.layout.pack(m.batch).unlink(), False),
     "pack-size": (lambda p, m: _edit(p.store.layout.pack(m.batch), lambda d: d[:-512]), False),
@@ -75,7 +80,7 @@ DAMAGE: dict[str, tuple[Callable[[Place, Made], None], bool]] = {
     "manifest": (lambda p, m: _edit(folder(p, m) / "manifest.parquet", _flip), False),
     "signature": (lambda p, m: _edit(folder(p, m) / "receipt.json.sig", _flip_early), False),
     "batch-unreadable": (lambda p, m: (folder(p, m) / "statement.json").unlink(), False),
-    "pack-orphan": (lambda p, m: p.store.layout.pack("ab" * 32).write_bytes(b"x") and None, False),  # type: ignore[arg-type]
+    "pack-orphan": (lambda p, m: _orphan(p.store.layout.pack("ab" * 32)), False),
     "catalog-unread": (lambda p, m: p.store.layout.catalog.write_bytes(b"no database") and None, False),
 }  # fmt: skip
 

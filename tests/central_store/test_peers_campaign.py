@@ -62,8 +62,6 @@ class Templates:
         self.homes = [Facility(f"clinic-{name}") for name in NAMES]
         for name, home in zip(NAMES, self.homes, strict=True):
             node = Node(folder / name, name)
-            for path in node.layout.packs.iterdir():
-                path.rmdir()  # made again when a pack comes; there are 256
             node.enrol(home)
             if home is not self.homes[0]:
                 node.enrol(self.homes[0])  # this one is at home everywhere
