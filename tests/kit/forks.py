@@ -1,6 +1,7 @@
 """`fsync` and `fstore` as processes of their own that need not import anything: a start costs milliseconds.
 
     status, out, err = run(["fsync", "--home", home, "sync"], cwd=folder, stdin="", environment={}, seconds=9)
+    process = start(["fstore", "--root", root, "serve"], cwd=folder, log=folder / "serve.log")
 
 What runs is the command's own main, forked from a process that has everything imported; arguments, streams,
 folder and environment are its own. Most of the time of a short command is its imports, and tests start very
@@ -12,6 +13,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -21,6 +23,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -43,22 +46,70 @@ def run(
     Raises:
         subprocess.TimeoutExpired: it took too long, and was killed.
     """
-    with tempfile.TemporaryDirectory(prefix="fork-") as folder, socket.socket(socket.AF_UNIX) as line:
-        files = {name: f"{folder}/{name}" for name in ("in", "out", "err")}
-        Path(files["in"]).write_text(stdin)
-        order = {"words": [*words], "cwd": str(cwd or Path.cwd()), "environment": {**environment}, **files}
-        line.connect(_server())
-        with line.makefile("rw") as talk:
-            talk.write(json.dumps(order) + "\n")
-            talk.flush()
-            pid = int(talk.readline())
-            line.settimeout(seconds)
-            try:
-                status = int(talk.readline())
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired([*words], seconds) from None
-        return status, *(Path(files[name]).read_text("utf-8") for name in ("out", "err"))
+    with tempfile.TemporaryDirectory(prefix="fork-") as folder:
+        files = {name: Path(folder, name) for name in ("in", "out", "err")}
+        files["in"].write_text(stdin)
+        process = Process(words, cwd or Path.cwd(), environment, files)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            raise
+        return status, *(files[name].read_text("utf-8") for name in ("out", "err"))
+
+
+def start(words: Sequence[str], *, cwd: Path, log: Path) -> Process:
+    """Start a command that goes on; what it writes is in the log."""
+    return Process(words, cwd, os.environ, {"in": Path(os.devnull), "out": log, "err": log})
+
+
+class Process:
+    """A command that was started, with what tests need of `subprocess.Popen`."""
+
+    def __init__(
+        self, words: Sequence[str], cwd: Path, environment: Mapping[str, str], files: Mapping[str, Path]
+    ) -> None:
+        self.words = [*words]
+        order = {"words": self.words, "cwd": str(cwd), "environment": {**environment}}
+        self._line = socket.socket(socket.AF_UNIX)
+        self._line.connect(_server())
+        order |= {name: str(path) for name, path in files.items()}
+        self._line.sendall(json.dumps(order).encode() + b"\n")
+        self._heard = b""
+        self._status: int | None = None
+        self.pid = self._said(None)
+
+    def poll(self) -> int | None:
+        """Its status, if it has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Its status when it ends; raises `subprocess.TimeoutExpired`."""
+        if self._status is None:
+            self._status = self._said(seconds)
+            self._line.close()
+        return self._status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; nothing if it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def _said(self, seconds: float | None) -> int:
+        """The next number from who minds it."""
+        while b"\n" not in self._heard:
+            if not select.select([self._line], [], [], seconds)[0]:
+                assert seconds is not None
+                raise subprocess.TimeoutExpired(self.words, seconds)
+            self._heard += self._line.recv(64) or b"1\n"
+        number, _, self._heard = self._heard.partition(b"\n")
+        return int(number)
 
 
 @cache

@@ -17,6 +17,7 @@ from typing import Any
 from tests.kit import forks
 
 BIN = Path(sys.executable).parent
+Serving = forks.Process | subprocess.Popen[str]
 PASSWORD = "correct horse battery"
 
 
@@ -137,7 +138,7 @@ class Site:
         return made
 
     @contextmanager
-    def serving(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+    def serving(self, *words: str) -> Iterator[Serving]:
         """`fstore serve` until the block ends; it must stop cleanly."""
         process = self.start(*words)
         try:
@@ -147,14 +148,20 @@ class Site:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0, (self.folder / "serve.log").read_text()
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str) -> Serving:
         """`fstore serve`, ready."""
         log = self.folder / "serve.log"
-        with log.open("w") as sink:
-            process = subprocess.Popen(
-                [*self.through, str(BIN / "fstore"), "--root", str(self.root), "serve", *words],
-                stdout=sink, stderr=subprocess.STDOUT, text=True, cwd=self.folder,
-            )  # fmt: skip
+        log.write_text("")
+        command = ["--root", str(self.root), "serve", *words]
+        process: Serving
+        if self.through:
+            with log.open("w") as sink:
+                process = subprocess.Popen(
+                    [*self.through, str(BIN / "fstore"), *command],
+                    stdout=sink, stderr=subprocess.STDOUT, text=True, cwd=self.folder,
+                )  # fmt: skip
+        else:
+            process = forks.start(["fstore", *command], cwd=self.folder, log=log)
         until = time.monotonic() + 30
         while "is ready" not in log.read_text():
             assert process.poll() is None, log.read_text()

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import zlib
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,8 @@ def test_every_bad_file_is_a_line_and_the_good_ones_are_stored(site, source):
     (source / "dangling").symlink_to("nowhere")
     os.mkfifo(source / "pipe")
     unix = socket.socket(socket.AF_UNIX)
-    os.chdir(source)  # a socket's path is short
-    unix.bind("socket")
+    with chdir(source):  # a socket's path is short
+        unix.bind("socket")
     (source / os.fsdecode(b"\xff\xfe not text.dcm")).write_bytes(images.image(21))
     a = site.terminals["clinic-a"]
     with site.serving():

@@ -185,5 +185,5 @@ def test_without_the_service_batches_wait_and_ingest_takes_them(site, source, tm
         try:
             all_is_well(site, source, tmp_path / "out")
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0

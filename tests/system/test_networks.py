@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from central_store import batches, ingest, settings
 from central_store.batches import Batch
 from tests.kit.batches import Facility, send
 from tests.kit.networks import Network, NoNetworks, network
-from tests.kit.site import Site
+from tests.kit.site import Serving, Site
 
 NAMES = ("south", "north", "west")
 PORT = 2222
@@ -33,7 +32,7 @@ class Host:
         folder.mkdir()
         self.name, self.number = name, number
         self.site = Site(folder, through=net.hosts[number].through)
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Serving | None = None
         self.do("init", "--name", name, "--host", net.hosts[number].address, "--port", str(PORT))
         (folder / "store.card").write_text(self.site.store("card").out)
         self.home = Facility(f"clinic-{name}")
@@ -97,7 +96,7 @@ def until_all_hold(hosts: list[Host], promised: set[Batch], seconds: float = 100
         time.sleep(0.1)
 
 
-@pytest.mark.campaign("networks", small=1, large=50)
+@pytest.mark.campaign("networks", large=50, only=True)
 def test_stores_whose_links_are_cut_are_the_same_when_these_are_whole_again(
     net: Network, hosts: list[Host], campaign_size: int, campaign_seed: int
 ) -> None:
