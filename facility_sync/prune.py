@@ -174,7 +174,7 @@ class _Run:
         sent = self._ledger.batch(batch)
         if sent is not None and (sent.objects, sent.bytes) != (kept.receipt.objects, kept.receipt.bytes):
             return "no-receipt"
-        stored = datetime.strptime(kept.receipt.stored, "%Y-%m-%dT%H:%M:%S%z")
+        stored = datetime.fromisoformat(kept.receipt.stored)
         if self._rules.now - stored < self._rules.older_than:
             return "too-young"
         if len(receipts.holders(kept)) - 1 < self._rules.replicas:

@@ -52,7 +52,7 @@ def _moment(value: object) -> str:
     if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise FormatError("this is not a UTC time")
     try:
-        datetime.strptime(value, "%Y-%m-%dT%H:%M:%S%z")
+        datetime.fromisoformat(value)
     except ValueError as error:
         raise FormatError("this is not a UTC time") from error
     return value
