@@ -1,8 +1,8 @@
 """The catalog's tables, and the statements that keep them: SQL text, from the column table only. Pure.
 
     objects     one row for each object: what it has of its own, and the number of its part
-    parts       what a batch holds of one series: every column its objects share, their count and sums; and
-                all of it that answers show, packed (`central_store.packed`)
+    parts       what a batch holds of one series: every column its objects share, their count and sums; texts
+                folded, for searches; and all of it that answers show, packed (`central_store.packed`)
     batches     one row each: facility, sequence, previous, counts, when it was stored
     spans       the numbers of its objects: they follow each other
     conflicts   SOP instances of which a facility sent different files
@@ -43,6 +43,10 @@ _COUNTS = ", ".join(
 )
 _TOTALS = ", ".join(["n_instances", "first_object", *(f'"{c.name}"' for c in TOTALS)])
 
+FOLDED: dict[str, str] = {conditions.folded(c): f'lower("{c.name}")' for c in SHARED if c.search == "text"}
+"""Columns of `parts` for searches by words, and what they are."""
+_FOLDED, _FOLDS = ", ".join(FOLDED), ", ".join(FOLDED.values())
+
 TABLES: tuple[str, ...] = (
     columns.duckdb_ddl(
         "objects",
@@ -61,6 +65,7 @@ TABLES: tuple[str, ...] = (
         "n_instances BIGINT NOT NULL",
         "first_object VARCHAR",
         *(f'"{column.name}" {columns.duckdb_type(column)}' for column in TOTALS),
+        *(f"{name} VARCHAR" for name in FOLDED),
         "packed VARCHAR USING COMPRESSION uncompressed",  # few are read at a time: none is unpacked for them
         chosen=SHARED,
     ),
@@ -104,8 +109,8 @@ AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(condit
 """For study and series: the values a batch brings, and taking the numbers they have already."""
 ADD_OBJECTS = f"""INSERT INTO objects ({_names(OWN)}, number, part, object_offset, duplicate)
 SELECT {_names(OWN)}, number, part, object_offset, false FROM fresh ORDER BY number"""
-ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_TOTALS}, packed)
-SELECT {_SHARED}, f.part, study, series, $batch, {_TOTALS}, {packed.sql()} FROM fresh_parts f JOIN (
+ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_TOTALS}, {_FOLDED}, packed)
+SELECT {_SHARED}, f.part, study, series, $batch, {_TOTALS}, {_FOLDS}, {packed.sql()} FROM fresh_parts f JOIN (
     SELECT part, {_COUNTS} FROM (SELECT *, false AS duplicate FROM fresh) GROUP BY part) c ON c.part = f.part
 ORDER BY f.part"""
 _KEYS = " UNION ALL ".join(
@@ -125,7 +130,7 @@ _KEYS = " UNION ALL ".join(
 KEYS = f"""SELECT kind, {lookups.KEY.format("value")} AS key, number::UBIGINT AS number FROM ({_KEYS})
 ORDER BY kind, key"""
 """What the look-ups need to know of a batch."""
-DERIVED = (packed.sql(), KEYS)
+DERIVED = (packed.sql(), KEYS, *FOLDED.values())
 """How values of tables follow from others: a reader relies on it as on their shape."""
 SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
 ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

@@ -27,7 +27,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from central_store.catalog_tables import OWN, SHARED
+from central_store.catalog_tables import FOLDED, OWN, SHARED
 from central_store.layout import Layout
 from schemas import columns, query
 from schemas.transit import durable
@@ -37,7 +37,7 @@ GRACE = 86_400.0
 TIER = 8
 _ROWS = 1 << 16
 _COPIED: dict[str, str] = {
-    "parts": "SELECT * EXCLUDE (packed) FROM parts",
+    "parts": f"SELECT * EXCLUDE (packed, {', '.join(FOLDED)}) FROM parts",  # noqa: S608  # names of ours
     "batches": """SELECT *, batch_id IN (SELECT batch_id FROM damaged) AS damaged,
     batch_id IN (SELECT batch_id FROM erased) AS erased FROM batches""",
     "conflicts": "FROM conflicts",

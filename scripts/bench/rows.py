@@ -77,9 +77,9 @@ SELECT * EXCLUDE (objects, each_bytes, batch, piece), sha256(part::VARCHAR) AS f
     objects * each_bytes AS object_bytes, objects * each_bytes AS dicom_bytes,
     (study_date + INTERVAL 1 DAY)::TIMESTAMPTZ AS captured_at
 FROM incoming"""
-_ADD_PARTS = (
-    f"INSERT INTO parts BY NAME SELECT *, {packed.sql()} AS packed FROM ({_PARTS_FILLED}) ORDER BY part"
-)
+_FOLDED = ", ".join(f"{value} AS {name}" for name, value in tables.FOLDED.items())
+_ADD_PARTS = f"""INSERT INTO parts BY NAME
+SELECT *, {_FOLDED}, {packed.sql()} AS packed FROM ({_PARTS_FILLED}) ORDER BY part"""
 _ADD_OBJECTS = """INSERT INTO objects BY NAME
 SELECT part + i AS number, part, 4096 + i * (each_bytes + 1024) AS object_offset, false AS duplicate,
     sha256((part + i)::VARCHAR) AS object_sha256, each_bytes AS object_bytes, 'dicom+zstd' AS encoding,
