@@ -96,7 +96,7 @@ def until_all_hold(hosts: list[Host], promised: set[Batch], seconds: float = 100
         time.sleep(0.1)
 
 
-@pytest.mark.campaign("networks", large=50, only=True)
+@pytest.mark.campaign("networks", small=1, large=50)
 def test_stores_whose_links_are_cut_are_the_same_when_these_are_whole_again(
     net: Network, hosts: list[Host], campaign_size: int, campaign_seed: int
 ) -> None:
