@@ -62,12 +62,6 @@ def campaign_size(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--size") or mark.kwargs["large"])
 
 
-@pytest.fixture(scope="session")
-def whole_corpus(request: pytest.FixtureRequest) -> bool:
-    """Whether every real file is to be used, in the campaign `corpus`, or a sample."""
-    return bool(request.config.getoption("--campaign") == "corpus")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

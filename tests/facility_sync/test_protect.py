@@ -38,7 +38,7 @@ from facility_sync.identity import (
 )
 from schemas.errors import FormatError, SealError
 from tests.kit import images
-from tests.kit.corpus import bundled, corpus, everything, sample
+from tests.kit.corpus import bundled, corpus, everything
 from tests.kit.domains import domain
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, about the files it reads
@@ -88,11 +88,10 @@ def restored(data: bytes, ring: domains.Keyring = RING) -> bytes:
     return sink.getvalue()
 
 
-@pytest.fixture(scope="module")
-def real(whole_corpus) -> dict[Path, bytes]:
-    """Real files that can be protected, whatever their risk."""
+def every_protected() -> dict[Path, bytes]:
+    """Every real file that can be protected, whatever its risk."""
     found = {}
-    for path in sample(everything(), whole=whole_corpus):
+    for path in everything():
         try:
             found[path] = protected(path.read_bytes())
         except (FormatError, protect.CannotProtectError):
@@ -100,16 +99,19 @@ def real(whole_corpus) -> dict[Path, bytes]:
     return found
 
 
-@pytest.mark.campaign("corpus")
-def test_every_real_file_comes_back_bit_for_bit_at_little_cost(real, whole_corpus):
+@pytest.fixture(scope="module")
+def real() -> dict[Path, bytes]:
+    return every_protected()
+
+
+def test_every_real_file_comes_back_bit_for_bit_at_little_cost(real):
     for path, data in real.items():
         assert restored(data) == path.read_bytes()
-    assert len(real) > (700 if corpus() else 120) / (1 if whole_corpus else 5)
+    assert len(real) > (700 if corpus() else 120)
     grown = [len(data) - path.stat().st_size for path, data in real.items() if path not in bundled()]
     assert not grown or median(grown) <= 3 * 1024
 
 
-@pytest.mark.campaign("corpus")
 def test_a_protected_object_is_dicom_with_the_same_pixels_and_says_what_was_done(real):
     for path, data in real.items():
         shown = pydicom.dcmread(io.BytesIO(data))

@@ -27,8 +27,3 @@ def corpus(part: str = "") -> list[Path]:
 def everything() -> list[Path]:
     """Every real file there is."""
     return bundled() + corpus()
-
-
-def sample(paths: list[Path], *, whole: bool) -> list[Path]:
-    """All of them in the campaign `corpus`; otherwise every fourth."""
-    return paths if whole else paths[::4]

@@ -1,7 +1,6 @@
-"""Real files: each stored and restored bit for bit, or reported with a reason; no identity out.
+"""The whole corpus: every file stored and restored bit for bit, or reported with a reason; no identity out.
 
-Every fourth file of the corpus; all of them with `--campaign corpus`. Without the corpus the same is done
-with pydicom's bundled files.
+Without the corpus the same is done with pydicom's bundled files.
 """
 
 from __future__ import annotations
@@ -18,31 +17,16 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from tests.kit.corpus import CORPUS, FACILITIES, bundled, corpus, sample
+from tests.kit.corpus import CORPUS, FACILITIES, bundled, corpus
 from tests.kit.site import Site, make_site
 from tests.system.conftest import free_port
 
-pytestmark = pytest.mark.campaign("corpus")
-
 
 @pytest.fixture(scope="module")
-def share(whole_corpus) -> float:
-    """Which part of the corpus is used; pydicom's files all are."""
-    return 0.2 if corpus() and not whole_corpus else 1
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory, whole_corpus) -> dict[str, Path]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder of real files for each facility."""
-    if corpus() and whole_corpus:
-        return {name: CORPUS / name for name in FACILITIES}
     if corpus():
-        folder = tmp_path_factory.mktemp("sample")
-        for path in sample(corpus(), whole=False):
-            target = folder / path.relative_to(CORPUS)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
-        return {name: folder / name for name in FACILITIES}
+        return {name: CORPUS / name for name in FACILITIES}
     folder = tmp_path_factory.mktemp("bundled")
     made = {name: folder / name for name in FACILITIES}
     for number, path in enumerate(bundled()):
@@ -103,12 +87,12 @@ def test_every_stored_file_comes_back_bit_for_bit(synced, sources, tmp_path):
         assert done.json["restored"] == reports[name]["taken"] == len(stored)
 
 
-def test_the_store_checks_clean(synced, share):
+def test_the_store_checks_clean(synced):
     site, reports = synced
     done = site.store("check", "--read-data", "--json")
     assert done.status == 0, done.err
     assert site.store("status").status == 0
-    assert sum(report["taken"] for report in reports.values()) > 100 * share
+    assert sum(report["taken"] for report in reports.values()) > 100
     assert json.loads(done.out)
 
 
@@ -161,7 +145,7 @@ def grep(scratch: Path, *words: str | Path) -> list[bytes]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of odd files, which are here on purpose
 @pytest.mark.skipif(not shutil.which("grep"), reason="no grep on this machine")
-def test_no_identity_of_the_corpus_is_at_the_store(synced, sources, share, tmp_path):
+def test_no_identity_of_the_corpus_is_at_the_store(synced, sources, tmp_path):
     """By bytes, over everything under the root, and the protected files as they are without compression.
 
     Left out: what is too short or too plain to say anything (`000000`; `26210`, which is also a size), and
@@ -179,15 +163,15 @@ def test_no_identity_of_the_corpus_is_at_the_store(synced, sources, share, tmp_p
         and value not in kept
         and b"\n" not in value
     }
-    assert len(needles) > 50 * share
-    assert len(found_in(list(sources.values()), needles, tmp_path)) > 300 * share
+    assert len(needles) > 50
+    assert len(found_in(list(sources.values()), needles, tmp_path)) > 300
     shown = 0
     for name, terminal in site.terminals.items():
         to = tmp_path / "shown"
         done = terminal.ask("fetch", "--facility", name, "--protected", "--to", to, "--json")
         assert {line["reason"] for line in done.json["failed"]} <= {"sealed-whole"}
         shown += done.json["restored"]
-    assert shown == len(files(tmp_path / "shown")) > (200 * share if corpus() else 20)
+    assert shown == len(files(tmp_path / "shown")) > (200 if corpus() else 20)
     assert found_in([site.root, tmp_path / "shown"], needles, tmp_path) == []
 
 
