@@ -104,7 +104,8 @@ def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.
     shown = columns.at_level(level)
     pick = itemgetter(*(_AT[column.name] for column, _ in shown), _AT["series_uid"], COUNT)
     ups = [*(_UP[way] for _, way in shown), _listed, sum]
-    rows = [_merged([*map(pick, group)], ups) for group in groups]
+    sums = [at for at, up in enumerate(ups) if up is sum]
+    rows = [_merged([*map(pick, group)], ups, sums) for group in groups]
     turned = list(zip(*rows, strict=True)) or [()] * len(ups)
     made = {
         column.name: [_in_list(value) for value in values] if way == "list" else list(values)
@@ -115,12 +116,20 @@ def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.
     return pa.Table.from_arrays([array(made[each.name], each.type) for each in schema], schema=schema)
 
 
-def _merged(parts: Sequence[tuple[Any, ...]], ups: Sequence[Callable[[Sequence[Any]], Any]]) -> Sequence[Any]:
-    """One row of several; most columns of a study's parts are the same, and so are what comes of them."""
+def _merged(
+    parts: Sequence[tuple[Any, ...]], ups: Sequence[Callable[[Sequence[Any]], Any]], sums: Sequence[int]
+) -> Sequence[Any]:
+    """One row of several; most columns of a study's parts are the same, and so is what comes of them.
+
+    Args:
+        parts: their values.
+        ups: how one value of each column comes of many.
+        sums: the columns of which something else comes.
+    """
     first = parts[0]
     if len(parts) == 1:  # nearly always
         return first
-    differ = {at for at, up in enumerate(ups) if up is sum}
+    differ = {*sums}
     for other in parts[1:]:
         differ.update(compress(range(len(ups)), map(ne, first, other)))
     row = list(first)

@@ -13,7 +13,6 @@ Leaves to others: what a person reads (`cli.single`).
 from __future__ import annotations
 
 import io
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -121,7 +120,7 @@ def _inflated(file: BinaryIO) -> Iterator[BinaryIO]:
         yield file
         return
     with tempfile.TemporaryFile() as plain:
-        shutil.copyfileobj(file, frames.Inflating(cast(BinaryIO, _Bounded(cast(BinaryIO, plain)))))
+        objects.write_protected(file, cast(BinaryIO, plain), "dicom+zstd")
         plain.seek(0)
         yield cast(BinaryIO, plain)
 
