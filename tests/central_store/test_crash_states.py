@@ -32,6 +32,8 @@ from tests.kit.crash_states import Recorder, State
 from tests.kit.faults import Dead, Op, Verdict, failing
 
 OBJECTS = 5
+TOUCHED = ("staging", "journal", "manifests", "shelves", "quarantine", "damaged", "objects/packs")
+"""The folders whose states count."""
 
 
 class Scene(NamedTuple):
@@ -40,12 +42,6 @@ class Scene(NamedTuple):
     place: Place
     made: Made
     catalog_fails: bool = False
-
-    @property
-    def touched(self) -> tuple[str, ...]:
-        """The folders whose states count."""
-        pack = f"objects/packs/{self.made.batch[:2]}"
-        return ("staging", "journal", "manifests", "shelves", "quarantine", "damaged", pack)
 
 
 def scene(place: Place, kind: str) -> Scene:
@@ -117,7 +113,7 @@ def test_a_power_cut_at_any_moment(
 ) -> None:
     it = scene(place, kind)
     work = copy(place, tmp_path / "work")
-    with Recorder(place.root, it.touched) as recorder:
+    with Recorder(place.root, TOUCHED) as recorder:
         run(it)
     states = list(distinct(recorder.states()))
     chosen = random.Random(campaign_seed).sample(states, min(len(states), campaign_size))
@@ -135,7 +131,7 @@ def killed(it: Scene, at: int, live: Path, leave_out: Callable[[Op], Verdict]) -
     def each(op: Op) -> Verdict:
         return before[0](op) or leave_out(op)
 
-    with Recorder(here.place.root, it.touched, each) as recorder:
+    with Recorder(here.place.root, TOUCHED, each) as recorder:
         with suppress(Dead):
             run(here)
         dead, before[0] = recorder.moments(), lambda _: None
@@ -147,7 +143,7 @@ def killed(it: Scene, at: int, live: Path, leave_out: Callable[[Op], Verdict]) -
 def operations(it: Scene, where: Path) -> list[Op]:
     """What a run does, on a copy."""
     here = it._replace(place=copy(it.place, where))
-    with Recorder(here.place.root, it.touched) as recorder:
+    with Recorder(here.place.root, TOUCHED) as recorder:
         run(here)
     shutil.rmtree(where)
     return recorder.ops
@@ -188,7 +184,7 @@ def sites(place: Place, tmp_path: Path) -> list[tuple[str, str]]:
     found: dict[tuple[str, str], None] = {}
     for kind in SCENES:
         it = scene(copy(place, tmp_path / "sites"), kind)
-        with Recorder(it.place.root, it.touched) as recorder:
+        with Recorder(it.place.root, TOUCHED) as recorder:
             run(it)
         found |= {(op.kind, op.site): None for op in recorder.ops if op.kind in MAKES}
         shutil.rmtree(it.place.root)
@@ -229,7 +225,7 @@ def noticed(place: Place, tmp_path: Path, kind: str, site: str) -> str:
 def _states_without(it: Scene, leave_out: Callable[[Op], Verdict], worst: bool) -> Iterator[State]:
     """The states of a run without a line, the latest first."""
     try:
-        with Recorder(it.place.root, it.touched, leave_out) as recorder:
+        with Recorder(it.place.root, TOUCHED, leave_out) as recorder:
             run(it)
         if not it.catalog_fails:
             after(it.place, [it.made])

@@ -27,8 +27,7 @@ def test_a_batch_on_the_wire_opens_with_standard_tools_only(site: Site, tmp_path
     wanted = {images.write(source, 1, 1, 1, n).read_bytes() for n in (1, 2)}
     a = site.terminal("clinic-a", source)
     inbox = site.root / "shelves" / "clinic-a" / "in"
-    store = site.start()
-    try:
+    with site.serving():
         assert a("sync").status == 0  # from now on the terminal knows its place in the sequence
         receipt = next(a.home.joinpath("receipts").glob("*.receipt.json"))
         shutil.copy(receipt, here / "receipt.json")
@@ -37,9 +36,6 @@ def test_a_batch_on_the_wire_opens_with_standard_tools_only(site: Site, tmp_path
         protected = images.write(source, 3, 1, 1, 1).read_bytes()
         a.settings(receipt_wait_seconds=0)
         wire = _catch(a, inbox)
-    finally:
-        store.terminate()
-        store.wait(20)
     (here / "batch.batch").write_bytes(wire)
     shutil.copy(site.root / "keys" / "age_identity", here / "store.age")
     shutil.copy(a.home / "clinic-a.card", here)
