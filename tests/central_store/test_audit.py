@@ -226,7 +226,8 @@ def test_half_a_line_is_cut_off_and_a_damaged_one_set_aside(place: Place) -> Non
     assert problems(place.store) != []
     audit_segments.close(place.store, NOW)
     assert kinds(layout) == ["journal-damaged"]
-    damaged = ["event 1: damaged lines of the journal, see audit/20261124T083000.000000Z.damaged"]
+    aside = f"audit/{NOW:%Y%m%dT%H%M%S}.000000Z.damaged"
+    damaged = [f"event 1: damaged lines of the journal, see {aside}"]
     assert problems(place.store) == damaged  # from now on, whatever comes behind it
     audit.record(layout, "check")
     audit_segments.close(place.store, NOW)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from contextlib import chdir
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,8 @@ def test_questions_about_a_day(eventful: Place) -> None:
     def day(name: str, text: str) -> list[dict[str, Any]]:
         return ask(eventful.root, name, day=f"DATE '{text}'")
 
-    assert [r["images"] for r in day("23-as-of", "2026-11-23")] == []
-    assert [r["images"] for r in day("23-as-of", "2026-11-24")] == [14, 1]  # one was sent twice
+    assert [r["images"] for r in day("23-as-of", str(NOW.date() - timedelta(1)))] == []
+    assert [r["images"] for r in day("23-as-of", str(NOW.date()))] == [14, 1]  # one was sent twice
     assert [r["images"] for r in day("23-as-of", "2999-12-24")] == [16, 1]
     # The real clock wrote who may what: made and taken back on the same day.
     assert [r["user"] for r in day("16-accounts", "2999-01-01")] == ["user.clinic-a", "user.hospital_b"]
@@ -159,7 +159,7 @@ def test_questions_about_a_day(eventful: Place) -> None:
 
 
 def test_the_state_of_a_day_is_the_same_whatever_comes_later(place: Place, tmp_path: Path) -> None:
-    layout, day = place.store.layout, "DATE '2026-11-24'"
+    layout, day = place.store.layout, f"DATE '{NOW.date()}'"
 
     def as_of(root: Path, when: str) -> list[dict[str, Any]]:
         rows = f"SELECT * FROM as_of({when}) ORDER BY batch_id, object_sha256"
@@ -347,7 +347,7 @@ def test_the_views_of_a_running_store_work_from_another_folder(eventful: Place, 
         auditor.execute(text)
         assert auditor.sql("SELECT count(*) FROM instances").fetchall() == [(18,)]
         assert auditor.sql("SELECT count(*) FROM checks").fetchall() == [(5,)]
-        assert auditor.sql("SELECT count(*) FROM as_of(DATE '2026-11-24')").fetchall() == [(15,)]
+        assert auditor.sql(f"SELECT count(*) FROM as_of(DATE '{NOW.date()}')").fetchall() == [(15,)]
 
 
 def test_the_views_of_a_new_store_are_those_that_have_files(place: Place) -> None:

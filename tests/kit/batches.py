@@ -23,7 +23,8 @@ from central_store.settings import Store
 from schemas import columns, container, envelope, keys, manifest, messages, names, ustar
 from schemas.transit import durable
 
-NOW = datetime(2026, 11, 24, 8, 30, tzinfo=UTC)
+NOW = datetime.now(UTC).replace(microsecond=0)
+"""The present: files that tests make have the times of the clock, and a store compares them with it."""
 
 
 def digest(text: str) -> str:
