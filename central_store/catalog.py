@@ -18,16 +18,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
-from central_store import batches, keyruns, lookups, packs, publish, tombstones
+from central_store import batches, bundles, keyruns, lookups, packs, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
 from central_store.catalog_erase import erase
@@ -37,6 +35,7 @@ from central_store.change_notes import Notes
 from central_store.layout import Layout
 from central_store.lookups import Lookups
 from central_store.packs import Place
+from central_store.publish import Publishing
 from central_store.settings import Settings
 from central_store.watch import Watch
 from schemas import conditions, names
@@ -71,8 +70,9 @@ class Catalog:
         self._settings = settings
         self._rebuild = rebuild
         self._seal = seal
-        self._publishing: threading.Thread | None = None
+        self._publishing = Publishing(layout)
         self._watch = Watch(self._interrupt)
+        self._touched = set[int]()  # studies whose bundles are to be made anew before the transaction ends
         self.failed = False
         """Whether a batch could not be followed: open it again and follow the journal."""
 
@@ -102,7 +102,7 @@ class Catalog:
 
     def __exit__(self, *_: object) -> None:
         """Close it."""
-        self._end_publishing()
+        self._publishing.end()
         self._watch.close()
         self._lookups.close()
         self._connection.close()
@@ -130,7 +130,8 @@ class Catalog:
                 return  # `erase` adds its line
             with self._transaction():
                 load(self._connection, self._lookups, self._layout, batch)
-                sources, instances = (self._again(kind) for kind in ("source_digest", "sop_instance_uid"))
+                self._touched.update(self._column(tables.FRESH_STUDIES))
+                sources, instances = (self._again(kind, batch.facility) for kind in lookups.WITHIN)
                 self._notes.added([batch.batch])
                 if instances:
                     parameters = {"numbers": instances, "facility": batch.facility}
@@ -168,17 +169,19 @@ class Catalog:
             durable.fsync_dir(self._layout.traces.parent)
             with self._transaction():
                 digests = erase(self._connection, self._lookups, self._layout, batch)
+                self._touched.update(self._column(tables.GONE_STUDIES))
                 self._notes.add("erased", *batch)
-                self._mark(tables.MARKED, {"numbers": self._lookups.find("source_digest", digests)})
+                found = self._lookups.find("source_digest", digests, [batch.facility])
+                self._mark(tables.MARKED, {"numbers": found})
                 self._notes.standing()
                 self._notes.keep()
             self._notes.flush()
             self._lookups.tidy()
 
-    def _again(self, kind: str) -> list[int]:
-        """Numbers of all objects that have a key of the batch just loaded; none if each has its own."""
+    def _again(self, kind: str, facility: FacilityName) -> list[int]:
+        """Numbers of its objects that have a key of the batch just loaded; none if each has its own."""
         values = self._column(f'SELECT "{kind}" FROM fresh')  # noqa: S608  # a name of ours
-        found = self._lookups.find(kind, values)
+        found = self._lookups.find(kind, values, [facility])
         return found if len(found) > len(set(values)) else []
 
     def _column(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
@@ -191,6 +194,7 @@ class Catalog:
         if self._column("SELECT 1 FROM flipped LIMIT 1"):
             for statement in tables.FLIP:
                 self._connection.execute(statement)
+            self._touched.update(self._column(tables.FLIPPED_STUDIES))
 
     def _look_for_damage(self) -> None:
         """Let rows of damaged batches stand behind others of the same file, and repaired ones no more."""
@@ -200,8 +204,10 @@ class Catalog:
         with translated(), self._transaction():
             self._write_damaged(found)
             changed = {"batches": sorted(found ^ self._damaged)}
-            digests = self._column(tables.DIGESTS_OF_BATCHES, changed)
-            self._mark(tables.MARKED, {"numbers": self._lookups.find("source_digest", digests)})
+            numbers: list[int] = []
+            for facility, digests in self._connection.execute(tables.DIGESTS_OF_BATCHES, changed).fetchall():
+                numbers += self._lookups.find("source_digest", digests, [facility])
+            self._mark(tables.MARKED, {"numbers": numbers})
             self._notes.damage(self._damaged, found)
             self._notes.standing()
             self._notes.keep()
@@ -223,39 +229,12 @@ class Catalog:
             self._lookups.tidy(settle=True)
 
     def publish(self, now: datetime, *, wait: bool = False) -> bool:
-        """Begin to publish the catalog for readers beside other work; nothing if that is going on already.
-
-        Args:
-            now: the time that stands in it, in UTC.
-            wait: until it is done.
-
-        Returns:
-            Whether it began now: all that is in the catalog now will be in it.
-        """
-        begun = self._publishing is None or not self._publishing.is_alive()
-        if begun:
-            cursor = self._connection.cursor()
-            self._publishing = threading.Thread(target=self._publish, args=(cursor, now), name="publish")
-            self._publishing.start()
-        if wait and self._publishing is not None:
-            self._publishing.join()
-        return begun
-
-    def _publish(self, cursor: duckdb.DuckDBPyConnection, now: datetime) -> None:
-        try:
-            with cursor, translated():
-                publish.publish(cursor, self._layout, now)
-        except (OSError, Damaged) as error:
-            log.error("the catalog was not published: %s", getattr(error, "strerror", None) or error)
-
-    def _end_publishing(self) -> None:
-        if self._publishing is not None:
-            self._publishing.join()
-            self._publishing = None
+        """Begin to publish it for readers, beside other work: `Publishing.begin`."""
+        return self._publishing.begin(self._connection, now, wait=wait)
 
     def rebuild(self) -> int:
         """Drop everything and follow every committed batch; returns their number."""
-        self._end_publishing()
+        self._publishing.end()
         self._connection.close()
         drop(self._layout)
         self._connection = connect(self._layout, self._settings)
@@ -274,6 +253,8 @@ class Catalog:
             with self._transaction():
                 self._write_damaged(self._damaged)
                 self._mark(tables.MARKED_ALL)
+                self._touched.clear()
+                self._connection.execute(bundles.ADD_ALL)
                 self._connection.execute(tables.CONFLICT_ALL)
                 self._notes.catch_up(known, self._damaged)
             self._conflicts = bool(self._column(tables.ANY_CONFLICT))
@@ -287,13 +268,24 @@ class Catalog:
         self._connection.execute("BEGIN")
         try:
             yield
+            self._bundle()
         except BaseException:
+            self._touched.clear()
             self._notes.clear()
             self._lookups.forgotten()
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
         self._lookups.kept()
+
+    def _bundle(self) -> None:
+        if not self._touched:
+            return
+        given = {"studies": sorted(self._touched), "least": min(self._touched)}
+        for statement in bundles.AGAIN:
+            named = {name: value for name, value in given.items() if f"${name}" in statement}
+            self._connection.execute(statement, named)
+        self._touched.clear()
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -326,14 +318,14 @@ class Catalog:
         given = dict(parameters)
         for name, at in points.items():
             if f"${name}" in sql:
-                given[name] = found = self._lookups.find(at.kind, at.values)
+                given[name] = found = self._lookups.find(*at[1:])
                 sql = sql.replace(conditions.among(at.column, name), conditions.among(at.column, name, found))
         named = {*re.findall(r"\$(\w+)", sql)}
         return sql, {name: value for name, value in given.items() if name in named}
 
     def numbers(self, at: Point) -> list[int]:
         """The numbers of rows that may have one of these values."""
-        return self._lookups.find(at.kind, at.values)
+        return self._lookups.find(*at[1:])
 
     def disputed(self, uids: Sequence[str]) -> set[tuple[str, str]]:
         """Facilities and SOP instances among these of which they sent different files."""
@@ -342,7 +334,7 @@ class Catalog:
     def held(self, facility: FacilityName, digests: Sequence[str]) -> dict[str, BatchId]:
         """Which of these source digests a facility has stored in an undamaged batch, and in which."""
         with self._limited():
-            found = self._lookups.find("source_digest", list(digests))
+            found = self._lookups.find("source_digest", list(digests), [facility])
             parameters = {"found": found, "wanted": list(digests), "facility": facility}
             rows = self._connection.execute(tables.HELD, parameters).fetchall()
         return {digest: names.batch_id(batch) for digest, batch in rows}

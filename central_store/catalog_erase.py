@@ -38,7 +38,7 @@ def erase(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layou
     lookups.add(connection.sql(tables.NEW_KEYS).to_arrow_table())
     uids = [uid for _, uid in keys]
     execute(tables.NO_CONFLICTS, {"facility": batch.facility, "uids": uids})
-    numbers = lookups.find("sop_instance_uid", uids)
+    numbers = lookups.find("sop_instance_uid", uids, [batch.facility])
     column(connection, tables.CONFLICT, {"numbers": numbers, "facility": batch.facility})
     execute(tables.ADD_ERASED, [batch.batch])
     return [digest for digest, _ in keys]

@@ -3,6 +3,8 @@
     objects     one row for each object: what it has of its own, and the number of its part
     parts       what a batch holds of one series: every column its objects share, their count and sums; texts
                 folded, for searches; and all of it that answers show, packed (`central_store.packed`)
+    bundles     what a study has of one modality: the parts that lists of studies need not tell apart
+                (`central_store.bundles`)
     batches     one row each: facility, sequence, previous, counts, when it was stored
     spans       the numbers of its objects: they follow each other
     conflicts   SOP instances of which a facility sent different files
@@ -20,7 +22,7 @@ finds what a scan of all rows would.
 
 from __future__ import annotations
 
-from central_store import lookups, packed
+from central_store import bundles, lookups, packed
 from schemas import columns, conditions
 from schemas.columns import Column
 
@@ -69,6 +71,7 @@ TABLES: tuple[str, ...] = (
         "packed VARCHAR USING COMPRESSION uncompressed",  # few are read at a time: none is unpacked for them
         chosen=SHARED,
     ),
+    bundles.TABLE,
     "CREATE INDEX part ON parts (part)",  # a few parts of millions are read without a scan
     """CREATE TABLE batches (
     batch_id VARCHAR PRIMARY KEY, facility VARCHAR NOT NULL, sequence BIGINT NOT NULL,
@@ -113,24 +116,27 @@ ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_T
 SELECT {_SHARED}, f.part, study, series, $batch, {_TOTALS}, {_FOLDS}, {packed.sql()} FROM fresh_parts f JOIN (
     SELECT part, {_COUNTS} FROM (SELECT *, false AS duplicate FROM fresh) GROUP BY part) c ON c.part = f.part
 ORDER BY f.part"""
+_TOKENS = tuple(c.name for c in SHARED if c.search == "token")
 _KEYS = " UNION ALL ".join(
     (
-        *(f"SELECT '{kind}' AS kind, {kind} AS value, number FROM fresh" for kind in lookups.OBJECTS),
         *(
-            f"SELECT '{kind}', {kind}, part FROM fresh_parts WHERE part = {number}"
+            f"SELECT '{kind}' AS kind, {lookups.key_sql(kind, kind)} AS key, number FROM fresh"
+            for kind in lookups.OBJECTS
+        ),
+        *(
+            f"SELECT '{kind}', {lookups.key_sql(kind, kind)}, part FROM fresh_parts WHERE part = {number}"
             for kind, number in conditions.ENTITIES.items()
         ),
         *(
-            f"SELECT '{conditions.TOKEN}', unnest({c.name}), part FROM fresh_parts"
-            for c in SHARED
-            if c.search == "token"
+            f"SELECT DISTINCT '{conditions.TOKEN}', {lookups.key_sql(conditions.TOKEN, 'value')}, study "
+            f"FROM (SELECT unnest({name}) AS value, study FROM fresh_parts)"
+            for name in _TOKENS
         ),
     )
 )
-KEYS = f"""SELECT kind, {lookups.KEY.format("value")} AS key, number::UBIGINT AS number FROM ({_KEYS})
-ORDER BY kind, key"""
+KEYS = f"SELECT kind, key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
 """What the look-ups need to know of a batch."""
-DERIVED = (packed.sql(), KEYS, *FOLDED.values())
+DERIVED = (packed.sql(), KEYS, bundles.ADD_ALL, *FOLDED.values())
 """How values of tables follow from others: a reader relies on it as on their shape."""
 SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
 ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -148,6 +154,7 @@ FLIPPED = """CREATE OR REPLACE TEMP TABLE flipped AS SELECT * FROM (
     FROM objects o JOIN parts p ON p.part = o.part JOIN batches b ON b.batch_id = p.batch_id
     WHERE o.number IN (SELECT number FROM marked)
 ) WHERE was <> now"""
+FLIPPED_STUDIES = "SELECT DISTINCT study FROM parts WHERE part IN (SELECT part FROM flipped)"
 FLIP: tuple[str, ...] = (
     "UPDATE objects SET duplicate = NOT duplicate WHERE number IN (SELECT number FROM flipped)",
     f"""UPDATE parts SET {", ".join(f"{name} = c.{name}" for name in _TOTALS.split(", "))}
@@ -167,9 +174,9 @@ WHERE hash(sop_instance_uid) IN (
 ANY_CONFLICT = "SELECT 1 FROM conflicts LIMIT 1"
 DISPUTED = """SELECT facility, sop_instance_uid FROM conflicts
 WHERE sop_instance_uid IN (SELECT unnest($uids::VARCHAR[]))"""
-DIGESTS_OF_BATCHES = """SELECT DISTINCT o.source_digest FROM spans b
-JOIN objects o ON o.number BETWEEN b.first AND b.first + b.rows - 1
-WHERE b.batch_id IN (SELECT unnest($batches::VARCHAR[]))"""
+DIGESTS_OF_BATCHES = """SELECT b.facility, list(DISTINCT o.source_digest) FROM batches b
+JOIN spans s ON s.batch_id = b.batch_id JOIN objects o ON o.number BETWEEN s.first AND s.first + s.rows - 1
+WHERE b.batch_id IN (SELECT unnest($batches::VARCHAR[])) GROUP BY b.facility"""
 
 _ERASED = "o.number BETWEEN (SELECT first FROM spans WHERE batch_id = $batch) AND \
 (SELECT first + rows - 1 FROM spans WHERE batch_id = $batch)"
@@ -177,7 +184,7 @@ ERASED = "SELECT 1 FROM erased WHERE batch_id = ?"
 ADD_ERASED = "INSERT INTO erased VALUES (?)"
 KEYS_OF_BATCH = f"SELECT DISTINCT source_digest, sop_instance_uid FROM objects o WHERE {_ERASED}"
 ERASE: tuple[str, ...] = (
-    "CREATE OR REPLACE TEMP TABLE gone AS SELECT part FROM parts WHERE batch_id = $batch",
+    "CREATE OR REPLACE TEMP TABLE gone AS SELECT part, study FROM parts WHERE batch_id = $batch",
     f"DELETE FROM objects o WHERE {_ERASED}",
     "DELETE FROM parts WHERE batch_id = $batch",
 )
@@ -190,15 +197,23 @@ WHERE {number} IN (SELECT part FROM gone) GROUP BY {number}""",
     for name, number in conditions.ENTITIES.items()
 }
 """A study or series whose first part went is numbered by the first that is left: a later batch finds it."""
-NEW_KEYS = (
-    f"SELECT kind, {lookups.KEY.format('value')} AS key, number::UBIGINT AS number FROM ("
-    + " UNION ALL ".join(
-        f"SELECT '{name}' AS kind, p.{name} AS value, m.new AS number "
-        f"FROM moved_{number} m JOIN parts p ON p.part = m.new"
-        for name, number in conditions.ENTITIES.items()
+GONE_STUDIES = "SELECT study FROM gone UNION SELECT new FROM moved_study"
+FRESH_STUDIES = "SELECT DISTINCT study FROM fresh_parts"
+_NEW_KEYS = " UNION ALL ".join(
+    (
+        *(
+            f"SELECT '{kind}' AS kind, {lookups.key_sql(kind, f'p.{kind}')} AS key, m.new AS number "
+            f"FROM moved_{number} m JOIN parts p ON p.part = m.new"
+            for kind, number in conditions.ENTITIES.items()
+        ),
+        *(
+            f"SELECT DISTINCT '{conditions.TOKEN}', {lookups.key_sql(conditions.TOKEN, 'value')}, new FROM ("
+            f"SELECT unnest(p.{name}) AS value, m.new FROM moved_study m JOIN parts p ON p.study = m.new)"
+            for name in _TOKENS
+        ),
     )
-    + ") ORDER BY kind, key"
 )
+NEW_KEYS = f"SELECT kind, key, number::UBIGINT AS number FROM ({_NEW_KEYS}) ORDER BY kind, key"
 NO_CONFLICTS = """DELETE FROM conflicts
 WHERE facility = $facility AND sop_instance_uid IN (SELECT unnest($uids::VARCHAR[]))"""
 

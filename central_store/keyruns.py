@@ -18,6 +18,7 @@ import mmap
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +31,6 @@ from schemas.transit import durable
 _ENTRY = 12
 _FENCE = 512
 """Keys of a page, and so from one fence to the next."""
-_SPAN = 1 << 64
 _SLICE = 1 << 20
 """Entries merged at once."""
 SHAPE = f"keys, numbers, every {_FENCE}th key"
@@ -106,12 +106,13 @@ class Run(Sorted):
     Args:
         path: the file.
         entries: how many it must have.
+        together: what is looked for at once lies together, so that the system may read ahead.
 
     Raises:
         Damaged: it is missing, or of another size.
     """
 
-    def __init__(self, path: Path, entries: int) -> None:
+    def __init__(self, path: Path, entries: int, *, together: bool = False) -> None:
         self.path = path
         try:
             with path.open("rb") as file:
@@ -122,9 +123,10 @@ class Run(Sorted):
                 fences = file.read()
         except FileNotFoundError:
             raise Damaged("a look-up of the catalog is missing") from None
-        self._map.madvise(mmap.MADV_RANDOM)
+        if not together:
+            self._map.madvise(mmap.MADV_RANDOM)
         self._fences = memoryview(fences).cast("Q")
-        self._all_fences = pa.Array.from_buffers(pa.uint64(), len(self._fences), [None, pa.py_buffer(fences)])
+        self.fences = pa.Array.from_buffers(pa.uint64(), len(self._fences), [None, pa.py_buffer(fences)])
         buffer, front = pa.py_buffer(self._map), entries * 8
         super().__init__(
             pa.Array.from_buffers(pa.uint64(), entries, [None, buffer.slice(0, front)]),
@@ -140,7 +142,7 @@ class Run(Sorted):
         return bisect_left(self.keys, key, (fence - 1) * _FENCE + 1, min(fence * _FENCE, self.entries))
 
     def _starts(self, keys: pa.Array) -> pa.Array:
-        fences = pc.search_sorted(self._all_fences, keys)
+        fences = pc.search_sorted(self.fences, keys)
         low = pc.subtract(pc.multiply(pc.max_element_wise(fences, _ONE), _WIDE), _BEFORE)
         places, step = pc.if_else(pc.equal(fences, _ZERO), _ZERO, low), _FENCE // 2
         while step:
@@ -181,15 +183,14 @@ def merge(runs: Sequence[Run], path: Path, stopped: Callable[[], bool]) -> int:
         Stopped: `stopped` said so; there is no file.
     """
     total = sum(run.entries for run in runs)
-    slices = total // _SLICE + 1
-    cuts = [_cuts(run, slices) for run in runs]
+    cuts = _cuts(runs)
 
     def write_slices(sink: BinaryIO) -> None:
         done, fences = 0, []
-        for n in range(slices):
+        for begin, end in pairwise(zip(*cuts, strict=True)):
             if stopped():
                 raise Stopped
-            spans = [(run, cut[n], cut[n + 1] - cut[n]) for run, cut in zip(runs, cuts, strict=True)]
+            spans = [(run, at, to - at) for run, at, to in zip(runs, begin, end, strict=True)]
             keys, numbers = (
                 pa.concat_arrays([run.columns[which].slice(*span) for run, *span in spans])
                 for which in (0, 1)
@@ -213,9 +214,14 @@ class Stopped(Exception):
     """A merge was told to stop."""
 
 
-def _cuts(run: Run, slices: int) -> list[int]:
-    """Where each slice of the key space begins in a run, and the end."""
-    return [*(bisect_left(run.keys, n * _SPAN // slices) for n in range(slices)), run.entries]
+def _cuts(runs: Sequence[Run]) -> list[list[int]]:
+    """Where each slice begins in each run, and the end.
+
+    However the keys crowd, a slice has about `_SLICE` entries: there is a fence for each `_FENCE` of them.
+    """
+    fences = pa.concat_arrays([run.fences for run in runs]).sort()
+    bounds = fences.take(pa.array(range(_SLICE // _FENCE, len(fences), _SLICE // _FENCE), pa.int64()))
+    return [[0, *(bisect_left(run.keys, bound) for bound in bounds.to_pylist()), run.entries] for run in runs]
 
 
 def _bytes(values: pa.Array) -> memoryview:

@@ -4,7 +4,9 @@
     runs      file, kind, entries  which sorted files (`central_store.keyruns`) hold the rest
 
 A key is 64 bits of the value's MD5, which DuckDB and Python both have; nothing rests on nobody finding two
-values with one key. A kind of `OBJECTS` leads to numbers of objects; of the others, to parts.
+values with one key. Of the kinds `WITHIN`, which are looked for within a facility, its first 12 bits are the
+facility's: what a facility's next batch is compared with lies together, and not on a page for each key. A
+kind of `OBJECTS` leads to numbers of objects; tokens to those of studies, as their UIDs do.
 
 Guarantees: a look-up and an addition cost the same however large the archive is: the recent keys are at most
 about `SEAL`, and the runs few, because `FAN` runs of about one size become one, in a thread beside the
@@ -23,7 +25,7 @@ import logging
 import operator
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +48,7 @@ FAN = 8
 SUFFIX = ".run"
 
 OBJECTS: tuple[str, ...] = tuple(c.name for c in columns.COLUMNS if c.distinct)
+WITHIN: tuple[str, ...] = ("source_digest", "sop_instance_uid")
 KINDS: tuple[str, ...] = (*OBJECTS, *ENTITIES, TOKEN)
 
 DDL: tuple[str, ...] = (
@@ -54,13 +57,32 @@ DDL: tuple[str, ...] = (
 )
 
 
-KEY = "md5_number_lower(coalesce({0}, ''))"
+_VALUE_BITS = 52
+_OWNER = ((1 << 64) - 1) ^ ((1 << _VALUE_BITS) - 1)
 
 
 def key(value: str | None) -> int:
-    """The key of a value; `KEY` is the same in SQL."""
+    """The key of a value; `key_sql` says the same in SQL."""
     digest = hashlib.md5((value or "").encode(), usedforsecurity=False).digest()
     return int.from_bytes(digest[8:], "little")
+
+
+def keys(kind: str, values: Iterable[str | None], owners: Iterable[str]) -> Iterator[list[int]]:
+    """The keys of values of this kind, ascending; of the kinds `WITHIN`, those of each owner."""
+    plain = {*map(key, values)}
+    if kind not in WITHIN:
+        yield sorted(plain)
+        return
+    for owner in map(key, owners):
+        yield sorted((owner & _OWNER) | (each >> (64 - _VALUE_BITS)) for each in plain)
+
+
+def key_sql(kind: str, value: str) -> str:
+    """The key of a value as an expression; of the kinds `WITHIN`, of a column `facility` too."""
+    plain = f"md5_number_lower(coalesce({value}, ''))"
+    if kind not in WITHIN:
+        return plain
+    return f"((md5_number_lower(facility) & {_OWNER}::UBIGINT) | ({plain} >> {64 - _VALUE_BITS}))"
 
 
 class Lookups:
@@ -82,7 +104,7 @@ class Lookups:
         self._runs: dict[str, list[Run]] = {kind: [] for kind in KINDS}
         listed = set()
         for file, kind, entries in connection.execute("SELECT file, kind, entries FROM runs").fetchall():
-            self._runs[kind].append(Run(folder / file, entries))
+            self._runs[kind].append(Run(folder / file, entries, together=kind in WITHIN))
             listed.add(file)
         for path in folder.glob(f"*{SUFFIX}"):
             if path.name not in listed:
@@ -126,15 +148,19 @@ class Lookups:
             self._recent[kind].pop()
         self._added.clear()
 
-    def find(self, kind: str, values: Sequence[str | None]) -> list[int]:
-        """Numbers of the rows that may have one of these values."""
-        if not values:
-            return []
-        keys = sorted({*map(key, values)})
-        numbers: list[int] = []
-        for piece in (*self._recent[kind], *self._runs[kind]):
-            numbers += piece.find(keys)
-        return numbers
+    def find(self, kind: str, values: Sequence[str | None], owners: Sequence[str] = ()) -> list[int]:
+        """Numbers of the rows that may have one of these values, each once, ascending.
+
+        Args:
+            kind: one of `KINDS`.
+            values: what is looked for.
+            owners: of a kind `WITHIN`, the facilities whose rows are meant.
+        """
+        pieces, found = (*self._recent[kind], *self._runs[kind]), set[int]()
+        for asked in keys(kind, values, owners) if values else ():
+            for piece in pieces:
+                found.update(piece.find(asked))
+        return sorted(found)
 
     def tidy(self, *, settle: bool = False) -> None:
         """Seal one kind's recent keys if they are many, and keep the runs few; between transactions.
@@ -159,7 +185,9 @@ class Lookups:
         rows = reduce(operator.add, reversed(pieces)).rows
         path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
         write(path, *(rows[name].combine_chunks() for name in ("key", "number")))
-        self._swap(kind, [], Run(path, rows.num_rows), "DELETE FROM recent WHERE kind = $1")
+        self._swap(
+            kind, [], Run(path, rows.num_rows, together=kind in WITHIN), "DELETE FROM recent WHERE kind = $1"
+        )
         pieces.clear()
         return True
 
@@ -178,7 +206,8 @@ class Lookups:
         self._merging = None
         if merging.error is not None:
             raise merging.error
-        self._swap(merging.kind, merging.parts, Run(merging.path, merging.entries))
+        together = merging.kind in WITHIN
+        self._swap(merging.kind, merging.parts, Run(merging.path, merging.entries, together=together))
 
     def _swap(self, kind: str, old: list[Run], new: Run, also: str | None = None) -> None:
         self._connection.execute("BEGIN")

@@ -1,9 +1,10 @@
-"""A part as one text, and answers put together of such texts: what makes a small search quick.
+"""A part, or a bundle of parts, as one text, and answers put together of these: what makes a search quick.
 
 DuckDB spends more time on a statement with thirty columns than on finding the few parts it is about. So each
 part has, beside its columns, all of them in one: a JSON array in the order of `COLUMNS`. A search that finds
 few parts reads only that and groups the parts here; of many, DuckDB does it (`schemas.query`). Both
-ways give the same rows, in the same order.
+ways give the same rows, in the same order. A bundle (`central_store.bundles`) is written the same way, with
+lists where its parts have different values.
 
 Leaves to others: which parts match, and how many are few (`central_store.quick`).
 """
@@ -39,10 +40,16 @@ _WAYS: dict[pa.DataType, str] = {
 Part = list[Any]
 
 
-def sql() -> str:
-    """The expression over a part's columns."""
-    shown = (_WAYS.get(column.arrow, "{0}").format(f'"{column.name}"') for column in COLUMNS)
-    return f"json_array({', '.join(shown)}, first_object, n_instances)::VARCHAR"
+def _named(column: Column) -> str:
+    return f'"{column.name}"'
+
+
+def sql(
+    value: Callable[[Column], str] = _named, first: str = "first_object", count: str = "n_instances"
+) -> str:
+    """The expression over a part's columns, or over what stands in their places."""
+    shown = (_WAYS.get(column.arrow, "{0}").format(value(column)) for column in COLUMNS)
+    return f"json_array({', '.join(shown)}, {first}, {count})::VARCHAR"
 
 
 def array(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -108,10 +115,10 @@ def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.
     rows = [_merged([*map(pick, group)], ups, sums) for group in groups]
     turned = list(zip(*rows, strict=True)) or [()] * len(ups)
     made = {
-        column.name: [_in_list(value) for value in values] if way == "list" else list(values)
+        column.name: _lists(values) if way == "list" else list(values)
         for (column, way), values in zip(shown, turned[:-2], strict=True)
     }
-    made["n_series"] = [len(_in_list(value)) for value in turned[-2]]
+    made["n_series"] = [len(each) for each in _lists(turned[-2])]
     made["n_instances"] = list(turned[-1])
     return pa.Table.from_arrays([array(made[each.name], each.type) for each in schema], schema=schema)
 
@@ -138,9 +145,9 @@ def _merged(
     return row
 
 
-def _in_list(value: Any) -> list[Any]:
-    """A value of one part as `_listed` makes it of many."""
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _lists(values: Iterable[Any]) -> list[list[Any]]:
+    """Values of parts as lists; those of bundles are."""
+    return [value if isinstance(value, list) else [] if value is None else [value] for value in values]
 
 
 def _one(values: Sequence[Any]) -> Any:
@@ -148,10 +155,7 @@ def _one(values: Sequence[Any]) -> Any:
 
 
 def _listed(values: Sequence[Any]) -> list[Any]:
-    first = values[0]
-    if values.count(first) == len(values):  # nearly always
-        return [] if first is None else [first]
-    return sorted({*values} - _NONE)
+    return sorted({each for value in _lists(values) for each in value})
 
 
 def _least(values: Sequence[Any]) -> Any:
@@ -162,7 +166,6 @@ def _most(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else max((v for v in values if v is not None), default=None)
 
 
-_NONE = frozenset({None})
 _UP: dict[Rollup, Callable[[Sequence[Any]], Any]] = {
     "key": _one, "first": _one, "min": _least, "max": _most, "sum": sum, "list": _listed,
 }  # fmt: skip

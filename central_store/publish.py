@@ -12,13 +12,17 @@ touched again, and a Parquet file that no view names any more stays for `GRACE`.
 go: a file without them takes the place and name of each that has some. Paths in views are absolute, so it
 opens from any folder. The catalog goes on meanwhile: reading happens beside it, in one transaction.
 
+A publication that fails is a line in the log, and what was published before stays.
+
 Leaves to others: when (`central_store.service`). A rebuild of the catalog removes all of it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,10 +31,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from central_store.catalog_file import translated
 from central_store.catalog_tables import FOLDED, OWN, SHARED
 from central_store.layout import Layout
 from schemas import columns, query
+from schemas.errors import Damaged
 from schemas.transit import durable
+
+log = logging.getLogger("central_store")
 
 GRACE = 86_400.0
 """Seconds that a file stays after the last view named it: no reader keeps a snapshot open for longer."""
@@ -185,3 +193,45 @@ def _retire(layout: Layout, files: Sequence[Path], stale: Sequence[Path], now: f
     for path in _present(layout):
         if path not in files and (path in stale or path.stat().st_mtime < now - GRACE):
             path.unlink()
+
+
+class Publishing:
+    """The publications of one open catalog, each in a thread beside other work, one at a time."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._thread: threading.Thread | None = None
+
+    def begin(self, connection: duckdb.DuckDBPyConnection, now: datetime, *, wait: bool) -> bool:
+        """Begin one; nothing if one is going on.
+
+        Args:
+            connection: the catalog's.
+            now: the time that stands in it, in UTC.
+            wait: until it is done, whichever it is.
+
+        Returns:
+            Whether it began now: all that is in the catalog now will be in it.
+        """
+        begun = self._thread is None or not self._thread.is_alive()
+        if begun:
+            self._thread = threading.Thread(
+                target=self._publish, args=(connection.cursor(), now), name="publish"
+            )
+            self._thread.start()
+        if wait:
+            self.end()
+        return begun
+
+    def _publish(self, cursor: duckdb.DuckDBPyConnection, now: datetime) -> None:
+        try:
+            with cursor, translated():
+                publish(cursor, self._layout, now)
+        except (OSError, Damaged) as error:
+            log.error("the catalog was not published: %s", getattr(error, "strerror", None) or error)
+
+    def end(self) -> None:
+        """Wait for what is going on."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None

@@ -1,7 +1,7 @@
 """Searches that find little, and of large ones the page: by numbers first, then by what the parts say packed.
 
     studies, series   the parts that match, if they are few; otherwise first the numbers of those on the page,
-                      then the parts of these
+                      then the parts of these; of studies bundles, if the conditions are on what these share
     instances         the parts that match and then their objects; or the objects, if they have a condition
                       of their own, and then their parts
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from central_store import packed
+from central_store import bundles, packed
 from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
@@ -62,9 +62,15 @@ def find(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None
 
 
 def _parts(
-    catalog: Catalog, built: Query, number: str, limit: int, among: tuple[str, Sequence[int]] | None = None
+    catalog: Catalog,
+    built: Query,
+    number: str,
+    limit: int,
+    among: tuple[str, Sequence[int]] | None = None,
+    *,
+    table: str = "parts",
 ) -> list[tuple[int, Part]] | None:
-    """The parts that match, each beside a number; None: more than the limit.
+    """The parts that match, or bundles, each beside a number; None: more than the limit.
 
     Where a look-up says which ones they may be, the other conditions are checked here: each column that a
     statement reads costs more than all of these.
@@ -74,23 +80,25 @@ def _parts(
         name, numbers = among
         where = f"{conditions.among(name, 'among', numbers)} AND {where}"
         parameters = {**parameters, "among": list(numbers)}
-    sql = f"SELECT {number}, packed FROM parts WHERE {where} LIMIT {limit + 1:d}"  # noqa: S608
+    sql = f"SELECT {number}, packed FROM {table} WHERE {where} LIMIT {limit + 1:d}"  # noqa: S608
     found = catalog.rows(sql, parameters, built.points)
     return None if len(found) > limit else packed.chosen(found, built.checks if built.near else {})
 
 
 def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
     level = built.level
-    parts = None if request.order else _parts(catalog, built, level, FEW)
+    whole = level == "study" and not request.order and bundles.hold(request.conditions)
+    table = "bundles" if whole else "parts"
+    parts = None if request.order else _parts(catalog, built, level, FEW, table=table)
     if parts is not None:
         groups = packed.newest_first(level, packed.grouped(parts))
         page = groups[request.offset : request.offset + min(request.limit, MAX_ROWS)]
         counts = packed.totals(part for _, part in parts)
         return Found(len(groups), *counts, packed.answer(level, page, built.schema))
-    numbers = catalog.rows(built.page, built.parameters, built.points)
+    numbers = catalog.rows(built.page(table), built.parameters, built.points)
     if not numbers:  # perhaps the page is behind the last one: nothing says how many there are
         return None
-    parts = _parts(catalog, built, level, MANY, (level, [number for number, *_ in numbers]))
+    parts = _parts(catalog, built, level, MANY, (level, [number for number, *_ in numbers]), table=table)
     if parts is None:
         return None
     by_number = packed.grouped(parts)

@@ -12,8 +12,6 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
-import pyarrow as pa
-
 from central_store import quick
 from central_store.catalog import Catalog
 from central_store.quick import Found
@@ -24,8 +22,8 @@ from schemas.messages import HeldAnswer, HeldRequest, SearchAnswer, SearchReques
 from schemas.names import FacilityName
 from schemas.query import Query
 
-_SMALL = 1 << 14
-"""Bytes of rows that are not compressed."""
+_MUCH = 1 << 20
+"""Bytes of rows from which on it is their number that counts, not the time to write them."""
 
 
 def search(
@@ -52,7 +50,8 @@ def search(
     found = quick.find(catalog, built, request) or _found(catalog, built, request)
     table, returned, whose = None, 0, dict[str, int]()
     if found.rows is not None:
-        returned, table = found.rows.num_rows, _parquet(found.rows)
+        returned = found.rows.num_rows
+        table = answer_table.to_parquet(found.rows, quick=found.rows.nbytes < _MUCH)
         whose = {each["values"]: each["counts"] for each in found.rows["facility"].value_counts().to_pylist()}
         if len(table) > MAX_TABLE:
             raise Refused("too-large", "the rows are more than one answer holds: ask for fewer at once")
@@ -77,11 +76,6 @@ def _found(catalog: Catalog, built: Query, request: SearchRequest) -> Found:
     fits = request.offset == 0 and matches <= min(request.limit, query.MAX_ROWS)
     rows = catalog.table(built.all_rows if fits else built.rows, built.parameters, built.points)
     return Found(matches, instances, size, rows.cast(built.schema))
-
-
-def _parquet(rows: pa.Table) -> bytes:
-    few = rows.nbytes < _SMALL  # then the work would cost more than the bytes
-    return answer_table.to_parquet(rows, compress=not few)
 
 
 def held(catalog: Catalog, store: FacilityName, request: HeldRequest, now: datetime) -> HeldAnswer:

@@ -22,13 +22,18 @@ def distinct(names: Sequence[str]) -> None:
         raise FormatError("two columns of the result have the same name: give them others with AS")
 
 
-def to_parquet(table: pa.Table, *, compress: bool = True) -> bytes:
-    """A table as Parquet; raises `FormatError` if a column has a type Parquet does not know."""
+def to_parquet(table: pa.Table, *, quick: bool = False) -> bytes:
+    """A table as Parquet; raises `FormatError` if a column has a type Parquet does not know.
+
+    Args:
+        table: the rows.
+        quick: in half the time, and a sixth longer.
+    """
     sink = pa.BufferOutputStream()
     try:
         # Statistics help to skip rows of a file that is kept: here they would be a quarter of the bytes.
-        way = "zstd" if compress else "none"
-        pq.write_table(table, sink, compression=way, use_dictionary=compress, write_statistics=False)
+        way = "snappy" if quick else "zstd"
+        pq.write_table(table, sink, compression=way, use_dictionary=not quick, write_statistics=False)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):
         # Every way in which Arrow says that there is no such type; what it says may hold values of rows.
         raise FormatError("a column has a type an answer cannot hold: cast it") from None

@@ -23,7 +23,8 @@ ENTITIES: dict[str, Level] = {
 }
 """UIDs of studies and series; a column of `parts` with the level's name is their number."""
 TOKEN = "token"  # noqa: S105  # the name of a kind
-_FEW = 16
+FEW = 16
+"""Values that are compared one by one."""
 _WRITTEN = 64
 _EPOCH = date(1970, 1, 1)
 
@@ -32,11 +33,12 @@ Check = Callable[[Any], bool]
 
 
 class Point(NamedTuple):
-    """A parameter that is numbers from a look-up: of which column, and the kind and the values looked up."""
+    """A parameter that is numbers from a look-up: of which column, and what is looked up of whom."""
 
     column: str
     kind: str
     values: Sequence[str]
+    owners: Sequence[str] = ()
 
 
 Points = Mapping[str, Point]
@@ -93,13 +95,12 @@ class Conditions:
             self._check(column, values)
         if not self._look_ups:
             return
-        number = ENTITIES.get(column.name, "part")
         if column.distinct:
             self._point(where, column.name, "number", column.name, values)
         elif column.search == "token":
-            self._point(where, column.name, number, TOKEN, values)
+            self._point(where, column.name, "study", TOKEN, values)
         elif column.name in ENTITIES:
-            self._point(where, column.name, number, column.name, values)
+            self._point(where, column.name, ENTITIES[column.name], column.name, values)
 
     def _check(self, column: Column, values: Sequence[str]) -> None:
         wanted = frozenset(values)
@@ -113,7 +114,7 @@ class Conditions:
             self.checks[column.name] = lambda found: found in wanted and visible(found)
 
     def _point(self, where: list[str], name: str, number: str, kind: str, values: Sequence[str]) -> None:
-        self.points[f"at_{name}"] = Point(number, kind, list(values))
+        self.points[f"at_{name}"] = Point(number, kind, list(values), self.parameters["owners"])
         where.insert(0, among(number, f"at_{name}"))
         if where is self.parts:
             self.numbers.append(where[0])
@@ -133,9 +134,9 @@ def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any]
         return f"{name} = ${key}"
     parameters[key] = list(values)
     if column.search == "token":
-        if len(values) <= _FEW:
+        if len(values) <= FEW:
             return f"list_has_any({name}, ${key}::VARCHAR[])"  # compares each with each
-        near = f" WHERE {among('part', f'at_{column.name}')}" if look_ups else ""
+        near = f" WHERE {among('study', f'at_{column.name}')}" if look_ups else ""
         return (
             f"part IN (SELECT r FROM (SELECT part AS r, unnest({name}) AS t FROM parts{near}) "
             f"WHERE t IN (SELECT unnest(${key}::VARCHAR[])))"
@@ -149,7 +150,7 @@ def _texts(text: str, key: str, values: Sequence[str], parameters: dict[str, Any
     if len(wild) > 100:
         raise FormatError("a condition has more than 100 values with wildcards")
     parts = []
-    if 0 < len(plain) <= _FEW:
+    if 0 < len(plain) <= FEW:
         asked = {f"{key}_p{number}": value for number, value in enumerate(plain)}
         parameters.update(asked)
         parts.append(f"{text} IN ({', '.join(f'lower(${one})' for one in asked)})")  # no join: half

@@ -12,9 +12,9 @@ Leaves to others: the tables and running it (`central_store.catalog`, `facility_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -78,8 +78,11 @@ class Query:
     """What must hold of an object, if there is a condition on objects themselves."""
     found: Mapping[str, Sequence[str]]
     """The same, for objects of which a look-up has the numbers: a column is one of its values."""
-    page: str
-    """Numbers of the studies or series on the page, in its order, each beside the three counts."""
+    page: Callable[[str], str]
+    """Numbers of the studies or series on the page, in its order, each beside the three counts.
+
+    From this table: `parts`, or what was put together of them. Nothing with a condition on objects.
+    """
 
 
 def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: bool = True) -> Query:
@@ -113,7 +116,7 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         checks=made.checks,
         objects=" AND ".join(made.objects),
         found=made.found,
-        page="" if level == "instance" or made.objects else _numbers(level, made, request),
+        page=partial(_numbers, level, made, request),
     )
 
 
@@ -194,14 +197,34 @@ def _page(level: Level, made: Conditions, request: SearchRequest) -> str:
     )
 
 
-def _numbers(level: Level, made: Conditions, request: SearchRequest) -> str:
+def _numbers(level: Level, made: Conditions, request: SearchRequest, table: str) -> str:
+    _, first = _ordered(request.order, _values(level))
+    hits = f"FROM {table} hits WHERE {' AND '.join(made.parts)} GROUP BY {level}"
+    limit = min(request.limit, MAX_ROWS)
+    page = f"LIMIT {limit:d} OFFSET {request.offset:d}"
+    if level == "study" and not first:
+        return _newest(hits, limit + request.offset, page)
     counts = ", ".join(
         f"(sum({each}) OVER ())::BIGINT" for each in ("1", "sum(n_instances)", "sum(object_bytes)")
     )
-    _, first = _ordered(request.order, _values(level))
+    return f"SELECT {level}, {counts} {hits} ORDER BY {first}{_PAGE[level]} {page}"
+
+
+def _newest(hits: str, most: int, page: str) -> str:
+    """The usual order of studies: UIDs are read only of those that the dates let onto the page.
+
+    The number of a study is that of a part of it.
+    """
     return (
-        f"SELECT {level}, {counts} FROM ({_hits(made, '*')}) hits GROUP BY {level} "
-        f"ORDER BY {first}{_PAGE[level]} LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
+        "WITH found AS MATERIALIZED (SELECT study, min(study_date) AS day, sum(n_instances) AS instances, "
+        f"sum(object_bytes) AS bytes {hits}), "
+        "counts AS (SELECT count(*), sum(instances)::BIGINT, sum(bytes)::BIGINT FROM found), "
+        "last AS (SELECT min(day) AS day, count(day) AS days FROM ("
+        f"SELECT day FROM found ORDER BY day DESC NULLS LAST LIMIT {most:d})), "
+        "near AS MATERIALIZED (SELECT found.study, found.day FROM found, last "
+        f"WHERE found.day >= last.day OR last.days < {most:d}) "
+        "SELECT near.study, counts.* FROM near JOIN parts p ON p.part = near.study, counts "
+        f"ORDER BY near.day DESC NULLS LAST, p.study_uid, p.facility {page}"
     )
 
 

@@ -20,8 +20,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from central_store import bundles, packed
 from central_store import catalog_tables as tables
-from central_store import packed
 from central_store.catalog import Catalog
 
 CHUNK = 4_000
@@ -91,7 +91,9 @@ SELECT part + i AS number, part, 4096 + i * (each_bytes + 1024) AS object_offset
     []::VARCHAR[] AS flags
 FROM incoming, LATERAL (SELECT unnest(range(objects)) AS i) ORDER BY number"""
 _FRESH = (
-    "CREATE OR REPLACE TEMP VIEW fresh AS SELECT * FROM objects WHERE number BETWEEN {low} AND {high}",
+    """CREATE OR REPLACE TEMP VIEW fresh AS
+SELECT o.*, p.facility FROM objects o JOIN parts p ON p.part = o.part
+WHERE o.number BETWEEN {low} AND {high} AND p.part BETWEEN {low} AND {high}""",
     "CREATE OR REPLACE TEMP VIEW fresh_parts AS SELECT * FROM parts WHERE part BETWEEN {low} AND {high}",
 )
 
@@ -146,6 +148,7 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
             PARTITION BY any_value(facility) ORDER BY min(part)), '', sum(n_instances), sum(object_bytes),
             max(captured_at), max(captured_at) FROM parts GROUP BY batch_id"""
     )
+    connection.execute(bundles.ADD_ALL)
     connection.execute("CHECKPOINT")
     return done
 

@@ -185,6 +185,9 @@ CONDITIONS: list[dict[str, Any]] = [
     {"sop_instance_uid": ["1.2.1.0.1", "1.2.2.1.0"]},
     {"sop_instance_uid": ["1.2.1.0.1"], "modality": ["CT"], "patient_id_tokens": [token("p2")]},
     {"transfer_syntax_uid": ["1.2.840.10008.1.2"], "facility": ["clinic-a"]},
+    {"study_date": ["2024-01-02..2024-01-03"]},
+    {"study_date": ["2024-01-02.."], "modality": ["ct", "m*"], "facility": ["clinic-a", "hospital_b"]},
+    {"modality": ["CT"]},
 ]
 STATE = (
     "SELECT * FROM instances ORDER BY ALL",
@@ -193,6 +196,7 @@ STATE = (
     "SELECT * FROM erased ORDER BY ALL",
     "SELECT * FROM batches ORDER BY ALL",
     "SELECT * EXCLUDE (part, study, series) FROM parts ORDER BY ALL",
+    "SELECT * EXCLUDE (study, packed) FROM bundles ORDER BY ALL",
     """SELECT count(DISTINCT study), count(DISTINCT series),
     count(DISTINCT (facility, coalesce(study_uid, '-'))),
     count(DISTINCT (facility, coalesce(study_uid, '-'), coalesce(series_uid, '-'))) FROM parts""",
@@ -212,7 +216,7 @@ def state(catalog: Catalog) -> list[list[tuple[Any, ...]]]:
 def check_searches(made: Made, catalog: Catalog, rng: random.Random) -> None:
     rows = made.standing()
     asking = itertools.product(CONDITIONS, LEVELS, [["clinic-a"], ["clinic-a", "hospital_b"]])
-    for conditions, level, owners in rng.sample(list(asking), 33):
+    for conditions, level, owners in rng.sample(list(asking), 42):
         mine = [r for r in rows if r["facility"] in owners]
         built = query.build(asked(level, conditions), [names.facility_name(name) for name in owners])
         answer = catalog.table(built.rows, built.parameters, built.points).cast(built.schema).to_pylist()
@@ -295,6 +299,7 @@ def one_sequence(made: Made, rng: random.Random) -> None:
         assert state(catalog) == followed
         catalog.rebuild()
         assert state(catalog) == followed
+        check_searches(made, catalog, rng)
 
 
 def test_held_and_places_follow_any_number_of_runs(tmp_path: Path) -> None:

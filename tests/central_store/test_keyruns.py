@@ -80,6 +80,28 @@ def test_repeated_keys_are_all_found(
     assert sorted(merged.find(wanted)) == sorted(plain(keys, wanted) * 2 + [0] * (7 in wanted))
 
 
+def test_a_merge_holds_little_at_once_however_the_keys_crowd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of one facility lie together, and one facility may have nearly all of them."""
+    monkeypatch.setattr(keyruns, "_SLICE", 4096)
+    crowd, others = [2**60 + 7 * n for n in range(50_000)], [n * 2**50 for n in range(1500)]
+    runs = [
+        run_of(tmp_path / f"{at}.run", sorted(keys)) for at, keys in enumerate([crowd, others, crowd[9:]])
+    ]
+    held: list[int] = []
+    take = keyruns._every  # of each slice, once
+
+    def every(keys: pa.Array, before: int) -> pa.Array:
+        held.append(len(keys))
+        return take(keys, before)
+
+    monkeypatch.setattr(keyruns, "_every", every)
+    keyruns.merge(runs, tmp_path / "all.run", lambda: False)
+    assert max(held) <= 4096 + 3 * 512, "about a slice"
+    assert list(keyruns.Run(tmp_path / "all.run", sum(held)).keys) == sorted([*crowd, *others, *crowd[9:]])
+
+
 @pytest.mark.parametrize("change", [-1, 1, -8, 12])
 def test_a_run_of_another_size_is_damaged(tmp_path: Path, change: int) -> None:
     run_of(tmp_path / "a.run", list(range(1000)))

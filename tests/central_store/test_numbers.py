@@ -9,12 +9,15 @@ from central_store import lookups
 from schemas import conditions
 
 
-def test_keys_are_the_same_in_python_and_sql() -> None:
-    values = ["", "1.2.3", "ä" * 70, "a\0b", None, "𝔘"]
+@pytest.mark.parametrize("kind", lookups.KINDS)
+def test_keys_are_the_same_in_python_and_sql(kind: str) -> None:
+    values, owner = ["", "1.2.3", "ä" * 70, "a\0b", None, "𝔘"], "clinic-ä"
     with duckdb.connect() as database:
-        sql = f"SELECT {lookups.KEY.format('v')} FROM (SELECT unnest($v::VARCHAR[]) AS v)"
-        found = [key for (key,) in database.execute(sql, {"v": values}).fetchall()]
-    assert found == [lookups.key(value) for value in values]
+        sql = f"SELECT {lookups.key_sql(kind, 'v')} FROM (SELECT unnest($v::VARCHAR[]) AS v, $f AS facility)"
+        found = [key for (key,) in database.execute(sql, {"v": values, "f": owner}).fetchall()]
+    assert found == [key for value in values for [key] in lookups.keys(kind, [value], [owner])]
+    within = kind in lookups.WITHIN
+    assert len({key >> 52 for key in found}) == (1 if within else len(values) - 1)  # "" and None are one
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 64, 65, 1000])
