@@ -72,7 +72,6 @@ class Catalog:
         self._seal = seal
         self._publishing = Publishing(layout)
         self._watch = Watch(self._interrupt)
-        self._touched = set[int]()  # studies whose bundles are to be made anew before the transaction ends
         self.failed = False
         """Whether a batch could not be followed: open it again and follow the journal."""
 
@@ -130,7 +129,6 @@ class Catalog:
                 return  # `erase` adds its line
             with self._transaction():
                 load(self._connection, self._lookups, self._layout, batch)
-                self._touched.update(self._column(tables.FRESH_STUDIES))
                 sources, instances = (self._again(kind, batch.facility) for kind in lookups.WITHIN)
                 self._notes.added([batch.batch])
                 if instances:
@@ -169,7 +167,6 @@ class Catalog:
             durable.fsync_dir(self._layout.traces.parent)
             with self._transaction():
                 digests = erase(self._connection, self._lookups, self._layout, batch)
-                self._touched.update(self._column(tables.GONE_STUDIES))
                 self._notes.add("erased", *batch)
                 found = self._lookups.find("source_digest", digests, [batch.facility])
                 self._mark(tables.MARKED, {"numbers": found})
@@ -194,7 +191,9 @@ class Catalog:
         if self._column("SELECT 1 FROM flipped LIMIT 1"):
             for statement in tables.FLIP:
                 self._connection.execute(statement)
-            self._touched.update(self._column(tables.FLIPPED_STUDIES))
+            for low, high in self._connection.execute(tables.FLIPPED_SPANS).fetchall():
+                for statement in (bundles.DROP, bundles.ADD):
+                    self._connection.execute(statement, {"low": low, "high": high})
 
     def _look_for_damage(self) -> None:
         """Let rows of damaged batches stand behind others of the same file, and repaired ones no more."""
@@ -253,8 +252,6 @@ class Catalog:
             with self._transaction():
                 self._write_damaged(self._damaged)
                 self._mark(tables.MARKED_ALL)
-                self._touched.clear()
-                self._connection.execute(bundles.ADD_ALL)
                 self._connection.execute(tables.CONFLICT_ALL)
                 self._notes.catch_up(known, self._damaged)
             self._conflicts = bool(self._column(tables.ANY_CONFLICT))
@@ -268,24 +265,13 @@ class Catalog:
         self._connection.execute("BEGIN")
         try:
             yield
-            self._bundle()
         except BaseException:
-            self._touched.clear()
             self._notes.clear()
             self._lookups.forgotten()
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
         self._lookups.kept()
-
-    def _bundle(self) -> None:
-        if not self._touched:
-            return
-        given = {"studies": sorted(self._touched), "least": min(self._touched)}
-        for statement in bundles.AGAIN:
-            named = {name: value for name, value in given.items() if f"${name}" in statement}
-            self._connection.execute(statement, named)
-        self._touched.clear()
 
     # -- reading ---------------------------------------------------------------------------------
 

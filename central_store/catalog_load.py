@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store import batches, tombstones
+from central_store import batches, bundles, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
 from central_store.catalog_file import CatalogError
@@ -30,7 +30,7 @@ _B = ustar.BLOCK
 
 
 def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> None:
-    """Add a committed batch: its objects, its parts, their keys, and its line into `batches`.
+    """Add a committed batch: its objects, its parts, their bundles and keys, and its line into `batches`.
 
     The temporary tables `fresh` and `fresh_parts` hold its rows until the next one.
 
@@ -56,6 +56,7 @@ def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout
             execute(update, {"found": found})
     execute(tables.ADD_OBJECTS)
     execute(tables.ADD_PARTS, {"batch": batch.batch})
+    execute(bundles.ADD, {"low": first, "high": first + len(rows) - 1})
     lookups.add(connection.sql(tables.KEYS).to_arrow_table())
     add_line(connection, layout, batch)
     execute(tables.ADD_SPAN, [batch.batch, first, len(rows)])

@@ -3,7 +3,7 @@
     objects     one row for each object: what it has of its own, and the number of its part
     parts       what a batch holds of one series: every column its objects share, their count and sums; texts
                 folded, for searches; and all of it that answers show, packed (`central_store.packed`)
-    bundles     what a study has of one modality: the parts that lists of studies need not tell apart
+    bundles     what a batch has of one study and modality: lists of studies need no parts
                 (`central_store.bundles`)
     batches     one row each: facility, sequence, previous, counts, when it was stored
     spans       the numbers of its objects: they follow each other
@@ -136,7 +136,7 @@ _KEYS = " UNION ALL ".join(
 )
 KEYS = f"SELECT kind, key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
 """What the look-ups need to know of a batch."""
-DERIVED = (packed.sql(), KEYS, bundles.ADD_ALL, *FOLDED.values())
+DERIVED = (packed.sql(), KEYS, bundles.ADD, *FOLDED.values())
 """How values of tables follow from others: a reader relies on it as on their shape."""
 SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
 ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -154,7 +154,8 @@ FLIPPED = """CREATE OR REPLACE TEMP TABLE flipped AS SELECT * FROM (
     FROM objects o JOIN parts p ON p.part = o.part JOIN batches b ON b.batch_id = p.batch_id
     WHERE o.number IN (SELECT number FROM marked)
 ) WHERE was <> now"""
-FLIPPED_STUDIES = "SELECT DISTINCT study FROM parts WHERE part IN (SELECT part FROM flipped)"
+FLIPPED_SPANS = """SELECT first, first + rows - 1 FROM spans
+WHERE batch_id IN (SELECT batch_id FROM flipped)"""
 FLIP: tuple[str, ...] = (
     "UPDATE objects SET duplicate = NOT duplicate WHERE number IN (SELECT number FROM flipped)",
     f"""UPDATE parts SET {", ".join(f"{name} = c.{name}" for name in _TOTALS.split(", "))}
@@ -184,21 +185,23 @@ ERASED = "SELECT 1 FROM erased WHERE batch_id = ?"
 ADD_ERASED = "INSERT INTO erased VALUES (?)"
 KEYS_OF_BATCH = f"SELECT DISTINCT source_digest, sop_instance_uid FROM objects o WHERE {_ERASED}"
 ERASE: tuple[str, ...] = (
-    "CREATE OR REPLACE TEMP TABLE gone AS SELECT part, study FROM parts WHERE batch_id = $batch",
+    "CREATE OR REPLACE TEMP TABLE gone AS SELECT part FROM parts WHERE batch_id = $batch",
     f"DELETE FROM objects o WHERE {_ERASED}",
     "DELETE FROM parts WHERE batch_id = $batch",
+    "DELETE FROM bundles WHERE part IN (SELECT part FROM gone)",
 )
 NEW_NUMBERS = {
     name: (
         f"""CREATE OR REPLACE TEMP TABLE moved_{number} AS SELECT {number} AS old, min(part) AS new FROM parts
 WHERE {number} IN (SELECT part FROM gone) GROUP BY {number}""",
-        f"UPDATE parts SET {number} = m.new FROM moved_{number} m WHERE parts.{number} = m.old",
+        *(
+            f"UPDATE {table} SET {number} = m.new FROM moved_{number} m WHERE {table}.{number} = m.old"
+            for table in (("parts", "bundles") if number == "study" else ("parts",))
+        ),
     )
     for name, number in conditions.ENTITIES.items()
 }
 """A study or series whose first part went is numbered by the first that is left: a later batch finds it."""
-GONE_STUDIES = "SELECT study FROM gone UNION SELECT new FROM moved_study"
-FRESH_STUDIES = "SELECT DISTINCT study FROM fresh_parts"
 _NEW_KEYS = " UNION ALL ".join(
     (
         *(

@@ -47,6 +47,7 @@ STORE = names.facility_name("central")
 TARGETS = {
     "patient, study list": (3, 3, 4),
     "facility, 30 days, modality, study list": (3, 3, 4),
+    "the same, newest 100 studies": (3, 3, 4),
     "menu or body part, newest 100 studies": (5, 15, 30),
     "study UID to its instances": (10, 15, 25),
     "SOP UID to its instance": (10, 15, 25),
@@ -87,12 +88,12 @@ class Bench:
     def questions(self) -> dict[str, Callable[[], int]]:
         """Each with new values every time."""
 
-        def period() -> int:
+        def period(limit: int = 1000) -> int:
             one = self.rng.choice([each for each in self.sample if each["study_date"]])
             day: date = one["study_date"]
             span = f"{day - timedelta(15)}..{day + timedelta(15)}"
             conditions = {"study_date": [span], "modality": [one["modality"]]}
-            return self.ask("study", conditions, [names.facility_name(one["facility"])])
+            return self.ask("study", conditions, [names.facility_name(one["facility"])], limit)
 
         def text() -> int:
             words = self.rng.choice(["*chest*", "*axial*", "*brain*", "*t2*", "*lung*"])
@@ -114,6 +115,7 @@ class Bench:
                 "study", {"patient_id_tokens": [self.rng.choice(self.sample)["token"]]}
             ),
             "facility, 30 days, modality, study list": period,
+            "the same, newest 100 studies": lambda: period(100),
             "menu or body part, newest 100 studies": text,
             "study UID to its instances": lambda: self.ask(
                 "instance", {"study_uid": [self.rng.choice(self.sample)["study_uid"]]}
@@ -214,7 +216,7 @@ def crowd(bench: Bench, seconds: float, arriving: bool) -> list[float]:
     Returns:
         Milliseconds from asking to answered, waiting in line included.
     """
-    asking = list(bench.questions().values())[:6]
+    asking = list(bench.questions().values())[:7]
     line: queue.Queue[tuple[Callable[[], int], Future[None]]] = queue.Queue()
     end, waits, lock = time.perf_counter() + seconds, list[float](), threading.Lock()
     made = [bench.new_batch() for _ in range(int(seconds) if arriving else 0)]

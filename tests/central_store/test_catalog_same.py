@@ -196,7 +196,7 @@ STATE = (
     "SELECT * FROM erased ORDER BY ALL",
     "SELECT * FROM batches ORDER BY ALL",
     "SELECT * EXCLUDE (part, study, series) FROM parts ORDER BY ALL",
-    "SELECT * EXCLUDE (study, packed) FROM bundles ORDER BY ALL",
+    "SELECT * EXCLUDE (part, study, packed) FROM bundles ORDER BY ALL",
     """SELECT count(DISTINCT study), count(DISTINCT series),
     count(DISTINCT (facility, coalesce(study_uid, '-'))),
     count(DISTINCT (facility, coalesce(study_uid, '-'), coalesce(series_uid, '-'))) FROM parts""",
@@ -300,6 +300,23 @@ def one_sequence(made: Made, rng: random.Random) -> None:
         catalog.rebuild()
         assert state(catalog) == followed
         check_searches(made, catalog, rng)
+
+
+def test_a_bundle_is_small_whatever_a_facility_sends(tmp_path: Path) -> None:
+    """Every image of a study is another menu; and the study comes in two batches."""
+    made, who = Made(tmp_path), FACILITIES[0]
+    rows = [row(n, menu=f"menu {n:03}", study_date=date(2024, 1, 1)) for n in range(140)]
+    with Catalog(made.layout, SETTINGS) as catalog:
+        for chosen in (rows[:100], rows[100:]):
+            catalog.follow(made.add(who, chosen))
+        bundled = catalog.rows("SELECT n_instances FROM bundles ORDER BY part", {})
+        assert bundled == [(32,), (32,), (32,), (4,), (32,), (8,)]
+        request = asked("study", {"study_date": ["2024-01-01.."]})
+        found = quick.find(catalog, query.build(request, [names.facility_name(who.name)]), request)
+        assert found is not None and found.rows is not None
+        (study,) = found.rows.to_pylist()
+        assert (study["n_instances"], study["n_series"]) == (140, 1)
+        assert study["menu"] == [f"menu {n:03}" for n in range(140)]
 
 
 def test_held_and_places_follow_any_number_of_runs(tmp_path: Path) -> None:
