@@ -11,7 +11,7 @@ give over all columns; or none, when they are for DuckDB to put together: then a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
 from schemas import conditions
+from schemas.conditions import Points
 from schemas.messages import SearchRequest
 from schemas.query import MAX_ROWS, Query
 
@@ -61,28 +62,58 @@ def find(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None
 # Everything put together here comes from `schemas.query` and this module; values are parameters.
 
 
-def _parts(
-    catalog: Catalog,
-    built: Query,
-    number: str,
-    limit: int,
-    among: tuple[str, Sequence[int]] | None = None,
-    *,
-    table: str = "parts",
-) -> list[tuple[int, Part]] | None:
+Parts = list[tuple[int, Part]]
+
+
+def _read(
+    catalog: Catalog, select: str, wheres: Sequence[str], given: Mapping[str, Any], points: Points, limit: int
+) -> list[tuple[int, str]] | None:
+    """Parts, or bundles, that meet any of these conditions; None: more than the limit."""
+    sql = " UNION ALL ".join(f"{select} WHERE {where}" for where in wheres)
+    found = catalog.rows(f"{sql} LIMIT {limit + 1:d}", given, points)
+    return None if len(found) > limit else found
+
+
+def _parts(catalog: Catalog, built: Query, number: str, limit: int, *, table: str = "parts") -> Parts | None:
     """The parts that match, or bundles, each beside a number; None: more than the limit.
 
-    Where a look-up says which ones they may be, the other conditions are checked here: each column that a
+    Where look-ups say which ones they may be, the other conditions are checked here: each column that a
     statement reads costs more than all of these.
     """
-    where, parameters = built.near or built.parts, built.parameters
-    if among is not None:
-        name, numbers = among
-        where = f"{conditions.among(name, 'among', numbers)} AND {where}"
-        parameters = {**parameters, "among": list(numbers)}
-    sql = f"SELECT {number}, packed FROM {table} WHERE {where} LIMIT {limit + 1:d}"  # noqa: S608
-    found = catalog.rows(sql, parameters, built.points)
-    return None if len(found) > limit else packed.chosen(found, built.checks if built.near else {})
+    select, near = f"SELECT {number}, packed FROM {table}", _near(catalog, built)  # noqa: S608
+    if near is None:
+        found = _read(catalog, select, [built.parts], built.parameters, built.points, limit)
+        return None if found is None else packed.chosen(found, {})
+    column, numbers = near
+    if not numbers:
+        return []
+    # DuckDB skips what cannot have one number; a list of some takes three times as long.
+    few = [conditions.among(column, "near", [one]) for one in numbers[: conditions.FEW]]
+    asked = few if len(few) == len(numbers) else [conditions.among(column, "near")]
+    wheres = [" AND ".join([one, *built.texts]) for one in asked]
+    found = _read(catalog, select, wheres, {**built.parameters, "near": numbers}, {}, limit)
+    return None if found is None else packed.chosen(found, built.checks)
+
+
+def _near(catalog: Catalog, built: Query) -> tuple[str, Sequence[int]] | None:
+    """A column of parts and the numbers in it that look-ups leave; None without a condition of that kind."""
+    left: dict[str, set[int]] = {}
+    for at in built.points.values():
+        if at.column != "number":
+            numbers = {*catalog.numbers(at)}
+            left[at.column] = left.get(at.column, numbers) & numbers
+    columns = sorted(left, key=lambda column: len(left[column]))
+    return (columns[0], sorted(left[columns[0]])) if columns else None
+
+
+def _numbered(
+    catalog: Catalog, built: Query, number: str, numbers: Sequence[int], *, table: str = "parts"
+) -> Parts | None:
+    """Of parts with these numbers, or bundles, those that match; None: too many."""
+    where = f"{conditions.among(number, 'among', numbers)} AND {built.parts}"
+    select, given = f"SELECT {number}, packed FROM {table}", {**built.parameters, "among": list(numbers)}  # noqa: S608
+    found = _read(catalog, select, [where], given, built.points, MANY)
+    return None if found is None else packed.chosen(found, {})
 
 
 def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
@@ -98,7 +129,7 @@ def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | N
     numbers = catalog.rows(built.page(table), built.parameters, built.points)
     if not numbers:  # perhaps the page is behind the last one: nothing says how many there are
         return None
-    parts = _parts(catalog, built, level, MANY, (level, [number for number, *_ in numbers]), table=table)
+    parts = _numbered(catalog, built, level, [number for number, *_ in numbers], table=table)
     if parts is None:
         return None
     by_number = packed.grouped(parts)
@@ -119,7 +150,7 @@ def _instances(catalog: Catalog, built: Query, request: SearchRequest) -> Found 
         found = _objects(catalog, built)
         if found is None:
             return None
-        parts = _parts(catalog, built, "part", MANY, ("part", sorted({part for *_, part in found})))
+        parts = _numbered(catalog, built, "part", sorted({part for *_, part in found}))
     else:
         parts = _parts(catalog, built, "part", FEW)
         if parts is None or packed.totals(part for _, part in parts)[0] > MANY:

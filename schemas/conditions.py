@@ -79,7 +79,6 @@ class Conditions:
         self.parts = ["n_instances > 0", whose]
         self.objects: list[str] = []
         self.found: dict[str, Sequence[str]] = {}
-        self.numbers: list[str] = []
         self.texts: list[str] = []
         self.checks: dict[str, Check] = {"facility": frozenset(owners).__contains__}
 
@@ -116,8 +115,6 @@ class Conditions:
     def _point(self, where: list[str], name: str, number: str, kind: str, values: Sequence[str]) -> None:
         self.points[f"at_{name}"] = Point(number, kind, list(values), self.parameters["owners"])
         where.insert(0, among(number, f"at_{name}"))
-        if where is self.parts:
-            self.numbers.append(where[0])
 
 
 def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any], *, look_ups: bool) -> str:

@@ -70,10 +70,10 @@ class Query:
     level: Level
     parts: str
     """What must hold of a part."""
-    near: str
-    """The same as far as numbers from a look-up and texts say it: `checks` say the rest. Or empty."""
     checks: Mapping[str, Check]
-    """What must hold of a part that is `near`, by columns."""
+    """What must hold of a part, by columns, but for conditions on texts."""
+    texts: Sequence[str]
+    """Conditions on texts."""
     objects: str
     """What must hold of an object, if there is a condition on objects themselves."""
     found: Mapping[str, Sequence[str]]
@@ -112,8 +112,8 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         schema=schema(level),
         level=level,
         parts=" AND ".join(made.parts),
-        near=" AND ".join([*made.numbers, *made.texts]) if made.numbers else "",
         checks=made.checks,
+        texts=made.texts,
         objects=" AND ".join(made.objects),
         found=made.found,
         page=partial(_numbers, level, made, request),
