@@ -83,6 +83,11 @@ class Query:
 
     From this table: `parts`, or what was put together of them. Nothing with a condition on objects.
     """
+    newest: Callable[[str], str]
+    """As `page`, in no order: numbers of all studies that their dates let onto the page or before it.
+
+    It reads no UIDs, which is most of the work: they decide between studies of one day only.
+    """
 
 
 def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: bool = True) -> Query:
@@ -117,6 +122,7 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         objects=" AND ".join(made.objects),
         found=made.found,
         page=partial(_numbers, level, made, request),
+        newest=partial(_newest, made, request),
     )
 
 
@@ -198,33 +204,26 @@ def _page(level: Level, made: Conditions, request: SearchRequest) -> str:
 
 
 def _numbers(level: Level, made: Conditions, request: SearchRequest, table: str) -> str:
-    _, first = _ordered(request.order, _values(level))
-    hits = f"FROM {table} hits WHERE {' AND '.join(made.parts)} GROUP BY {level}"
-    limit = min(request.limit, MAX_ROWS)
-    page = f"LIMIT {limit:d} OFFSET {request.offset:d}"
-    if level == "study" and not first:
-        return _newest(hits, limit + request.offset, page)
     counts = ", ".join(
         f"(sum({each}) OVER ())::BIGINT" for each in ("1", "sum(n_instances)", "sum(object_bytes)")
     )
-    return f"SELECT {level}, {counts} {hits} ORDER BY {first}{_PAGE[level]} {page}"
+    _, first = _ordered(request.order, _values(level))
+    return (
+        f"SELECT {level}, {counts} FROM {table} hits WHERE {' AND '.join(made.parts)} GROUP BY {level} "
+        f"ORDER BY {first}{_PAGE[level]} LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
+    )
 
 
-def _newest(hits: str, most: int, page: str) -> str:
-    """The usual order of studies: UIDs are read only of those that the dates let onto the page.
-
-    The number of a study is that of a part of it.
-    """
+def _newest(made: Conditions, request: SearchRequest, table: str) -> str:
+    most = min(request.limit, MAX_ROWS) + request.offset
     return (
         "WITH found AS MATERIALIZED (SELECT study, min(study_date) AS day, sum(n_instances) AS instances, "
-        f"sum(object_bytes) AS bytes {hits}), "
+        f"sum(object_bytes) AS bytes FROM {table} hits WHERE {' AND '.join(made.parts)} GROUP BY study), "
         "counts AS (SELECT count(*), sum(instances)::BIGINT, sum(bytes)::BIGINT FROM found), "
         "last AS (SELECT min(day) AS day, count(day) AS days FROM ("
-        f"SELECT day FROM found ORDER BY day DESC NULLS LAST LIMIT {most:d})), "
-        "near AS MATERIALIZED (SELECT found.study, found.day FROM found, last "
-        f"WHERE found.day >= last.day OR last.days < {most:d}) "
-        "SELECT near.study, counts.* FROM near JOIN parts p ON p.part = near.study, counts "
-        f"ORDER BY near.day DESC NULLS LAST, p.study_uid, p.facility {page}"
+        f"SELECT day FROM found ORDER BY day DESC NULLS LAST LIMIT {most:d})) "
+        "SELECT found.study, counts.* FROM found, counts, last "
+        f"WHERE found.day >= last.day OR last.days < {most:d}"
     )
 
 
