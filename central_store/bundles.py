@@ -54,9 +54,8 @@ def _value(column: Column) -> str:
     name = f'"{column.name}"'
     if column in KEY:
         return name
-    if column.name == "series_uid":  # only how many differ is shown
-        return "list_sort(list_distinct(list(series) FILTER (series_uid IS NOT NULL)))"
-    return _WAYS[_SHOWN[column]].format(name) if column in _SHOWN else "NULL"
+    way = "list" if column.name == "series_uid" else _SHOWN.get(column)  # how many differ is shown
+    return "NULL" if way is None else _WAYS[way].format(name)
 
 
 _PACKED = packed.sql(_value, "min(first_object)", "sum(n_instances)::BIGINT")

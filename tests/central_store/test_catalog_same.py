@@ -319,6 +319,22 @@ def test_a_bundle_is_small_whatever_a_facility_sends(tmp_path: Path) -> None:
         assert study["menu"] == [f"menu {n:03}" for n in range(140)]
 
 
+def test_a_series_whose_first_batch_is_erased_is_one_series_when_more_of_it_comes(tmp_path: Path) -> None:
+    made, who = Made(tmp_path), FACILITIES[0]
+    rows = [row(n, study_date=date(2024, 1, 1)) for n in range(3)]
+    with Catalog(made.layout, SETTINGS) as catalog:
+        first, second = (made.add(who, [one]) for one in rows[:2])
+        catalog.follow(first)
+        catalog.follow(second)
+        made.erase(first)
+        catalog.erase(first)
+        catalog.follow(made.add(who, rows[2:]))
+        request = asked("study", {"study_date": ["2024-01-01.."]})
+        found = quick.find(catalog, query.build(request, [names.facility_name(who.name)]), request)
+        assert found is not None and found.rows is not None
+        assert [(study["n_instances"], study["n_series"]) for study in found.rows.to_pylist()] == [(2, 1)]
+
+
 def test_held_and_places_follow_any_number_of_runs(tmp_path: Path) -> None:
     """Runs are sealed and merged meanwhile; what is found stays the same."""
     made, rng, who = Made(tmp_path / "store"), random.Random(5), FACILITIES[0]
