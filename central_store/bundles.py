@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from central_store import packed
-from schemas import columns, conditions
-from schemas.columns import Column, Rollup
+from schemas import columns, conditions, query
+from schemas.columns import Column
 
 KEY: tuple[Column, ...] = tuple(
     c for c in columns.shared() if c.search and (c.level == "study" or c.name == "modality")
@@ -38,24 +38,15 @@ TABLE = f"""CREATE TABLE bundles (
 )"""
 """`part` is the lowest number of its parts."""
 
-_WAYS: dict[Rollup, str] = {
-    "key": "any_value({0})",
-    "first": "arg_min({0}, first_object)",
-    "min": "min({0})",
-    "max": "max({0})",
-    "sum": "sum({0})::BIGINT",
-    "list": "list_sort(list_distinct(list({0})))",
-}
 _SHOWN = {column: way for column, way in columns.at_level("study") if column not in KEY}
 
 
 def _value(column: Column) -> str:
     """What a bundle has in the place of a part's column; null where a study shows nothing of it."""
-    name = f'"{column.name}"'
     if column in KEY:
-        return name
+        return f'"{column.name}"'
     way = "list" if column.name == "series_uid" else _SHOWN.get(column)  # how many differ is shown
-    return "NULL" if way is None else _WAYS[way].format(name)
+    return "NULL" if way is None else query.rolled_up(column, way)
 
 
 _PACKED = packed.sql(_value, "min(first_object)", "sum(n_instances)::BIGINT")
@@ -68,7 +59,7 @@ SELECT min(part) AS part, study, sum(n_instances)::BIGINT AS n_instances,
 FROM (
     SELECT *, (row_number() OVER (PARTITION BY {_SAME} ORDER BY part) - 1) // {MOST} AS piece
     FROM parts WHERE n_instances > 0 AND part BETWEEN $low AND $high
-) GROUP BY {_SAME}, piece ORDER BY min(part)"""
+) hits GROUP BY {_SAME}, piece ORDER BY min(part)"""
 """Makes the bundles of parts with these numbers: all those of a batch, or of several."""
 DROP = "DELETE FROM bundles WHERE part BETWEEN $low AND $high"
 

@@ -176,7 +176,7 @@ class Catalog:
             self._lookups.tidy()
 
     def _again(self, kind: str, facility: FacilityName) -> list[int]:
-        """Numbers of its objects that have a key of the batch just loaded; none if each has its own."""
+        """Numbers of its objects that have a key of its batch just loaded; none if each has its own."""
         values = self._column(f'SELECT "{kind}" FROM fresh')  # noqa: S608  # a name of ours
         found = self._lookups.find(kind, values, [facility])
         return found if len(found) > len(set(values)) else []
@@ -304,14 +304,14 @@ class Catalog:
         given = dict(parameters)
         for name, at in points.items():
             if f"${name}" in sql:
-                given[name] = found = self._lookups.find(*at[1:])
+                given[name] = found = self.numbers(at)
                 sql = sql.replace(conditions.among(at.column, name), conditions.among(at.column, name, found))
         named = {*re.findall(r"\$(\w+)", sql)}
         return sql, {name: value for name, value in given.items() if name in named}
 
     def numbers(self, at: Point) -> list[int]:
         """The numbers of rows that may have one of these values."""
-        return self._lookups.find(*at[1:])
+        return self._lookups.find(at.kind, at.values, at.owners)
 
     def disputed(self, uids: Sequence[str]) -> set[tuple[str, str]]:
         """Facilities and SOP instances among these of which they sent different files."""

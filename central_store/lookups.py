@@ -104,7 +104,7 @@ class Lookups:
         self._runs: dict[str, list[Run]] = {kind: [] for kind in KINDS}
         listed = set()
         for file, kind, entries in connection.execute("SELECT file, kind, entries FROM runs").fetchall():
-            self._runs[kind].append(Run(folder / file, entries, together=kind in WITHIN))
+            self._runs[kind].append(_run(kind, folder / file, entries))
             listed.add(file)
         for path in folder.glob(f"*{SUFFIX}"):
             if path.name not in listed:
@@ -185,9 +185,7 @@ class Lookups:
         rows = reduce(operator.add, reversed(pieces)).rows
         path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
         write(path, *(rows[name].combine_chunks() for name in ("key", "number")))
-        self._swap(
-            kind, [], Run(path, rows.num_rows, together=kind in WITHIN), "DELETE FROM recent WHERE kind = $1"
-        )
+        self._swap(kind, [], _run(kind, path, rows.num_rows), "DELETE FROM recent WHERE kind = $1")
         pieces.clear()
         return True
 
@@ -206,8 +204,7 @@ class Lookups:
         self._merging = None
         if merging.error is not None:
             raise merging.error
-        together = merging.kind in WITHIN
-        self._swap(merging.kind, merging.parts, Run(merging.path, merging.entries, together=together))
+        self._swap(merging.kind, merging.parts, _run(merging.kind, merging.path, merging.entries))
 
     def _swap(self, kind: str, old: list[Run], new: Run, also: str | None = None) -> None:
         self._connection.execute("BEGIN")
@@ -234,6 +231,10 @@ class Lookups:
     def sizes(self) -> Mapping[str, list[int]]:
         """Entries of each kind's runs."""
         return {kind: [run.entries for run in runs] for kind, runs in self._runs.items()}
+
+
+def _run(kind: str, path: Path, entries: int) -> Run:
+    return Run(path, entries, together=kind in WITHIN)
 
 
 def _tier(entries: int, seal: int) -> int:

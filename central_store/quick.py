@@ -21,7 +21,6 @@ from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
 from schemas import conditions
-from schemas.columns import Level
 from schemas.conditions import Points
 from schemas.messages import SearchRequest
 from schemas.query import MAX_ROWS, Query
@@ -122,10 +121,12 @@ def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | N
     whole = level == "study" and not request.order and bundles.hold(request.conditions)
     table = "bundles" if whole else "parts"
     parts = None if request.order else _parts(catalog, built, level, FEW, table=table)
+    last = request.offset + min(request.limit, MAX_ROWS)
     if parts is not None:
-        page = _page(level, parts, request)
+        groups = packed.newest_first(level, packed.grouped(parts))
         counts = packed.totals(part for _, part in parts)
-        return Found(len({number for number, _ in parts}), *counts, packed.answer(level, page, built.schema))
+        rows = packed.answer(level, groups[request.offset : last], built.schema)
+        return Found(len(groups), *counts, rows)
     newest = level == "study" and not (whole or request.order or request.offset)  # bundles are few as it is
     numbers = catalog.rows(built.newest(table), built.parameters, built.points) if newest else []
     if not numbers or len(numbers) > 2 * request.limit:  # of another order, or most are of one day
@@ -135,19 +136,13 @@ def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | N
     parts = _numbered(catalog, built, level, [number for number, *_ in numbers], table=table)
     if parts is None:
         return None
-    if newest:
-        page = _page(level, parts, request)
+    by_number = packed.grouped(parts)
+    if newest:  # all that can be on the first page
+        page = packed.newest_first(level, by_number)[:last]
     else:
-        by_number = packed.grouped(parts)
         page = [by_number[number] for number, *_ in numbers]
     _, matches, instances, size = numbers[0]
     return Found(matches, instances, size, packed.answer(level, page, built.schema))
-
-
-def _page(level: Level, parts: Parts, request: SearchRequest) -> list[list[Part]]:
-    """The studies or series on the page, of all parts that match, or all that can be on it or before."""
-    groups = packed.newest_first(level, packed.grouped(parts))
-    return groups[request.offset : request.offset + min(request.limit, MAX_ROWS)]
 
 
 _OBJECTS = f"""SELECT {", ".join(f'"{column.name}"' for column in OWN)}, part FROM objects

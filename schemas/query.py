@@ -266,6 +266,11 @@ def _value(column: Column, way: Rollup, level: Level) -> str:
     """One column of a row; above instances, one value of many."""
     if level == "instance":
         return f'{"o" if column in OWN else "p"}."{column.name}"'
+    return rolled_up(column, way)
+
+
+def rolled_up(column: Column, way: Rollup) -> str:
+    """One value of many parts, which a statement calls `hits`."""
     name = f'hits."{column.name}"'
     return {
         "key": f"any_value({name})",

@@ -178,13 +178,14 @@ class Times:
         self.cpu.append((time.process_time() - began[1]) * 1e3)
 
     def few(self, most: int) -> Times:
-        """Only of the questions that found so many or fewer."""
-        found = Times()
-        for rows, wall, cpu in zip(self.rows, self.wall, self.cpu, strict=True):
-            if rows <= most:
-                for to, value in ((found.rows, rows), (found.wall, wall), (found.cpu, cpu)):
-                    to.append(value)
-        return found if found.rows else self
+        """Only of the questions that found so many or fewer; of all, if none did."""
+        found, at = Times(), [n for n, rows in enumerate(self.rows) if rows <= most]
+        if not at:
+            return self
+        found.rows, found.wall, found.cpu = (
+            [values[n] for n in at] for values in (self.rows, self.wall, self.cpu)
+        )
+        return found
 
 
 def clocked(question: Callable[[], int], times: int, seconds: float = 20) -> Times:
