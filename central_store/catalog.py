@@ -25,9 +25,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from central_store import batches, bundles, keyruns, lookups, packs, tombstones
+from central_store import batches, keyruns, lookups, packs, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
+from central_store.bundling import Bundles
 from central_store.catalog_erase import erase
 from central_store.catalog_file import CatalogError, connect, drop, translated
 from central_store.catalog_load import column, load, take
@@ -37,6 +38,7 @@ from central_store.lookups import Lookups
 from central_store.packs import Place
 from central_store.publish import Publishing
 from central_store.settings import Settings
+from central_store.sheets import Sheet, Span
 from central_store.watch import Watch
 from schemas import conditions, names
 from schemas.conditions import Point, Points
@@ -86,7 +88,7 @@ class Catalog:
                 found = self._connection.execute("SELECT value FROM version").fetchall()
                 if found != [(VERSION,)]:
                     raise CatalogError("the catalog is of another version")
-                self._lookups = self._opened_lookups()
+                self._open_beside()
         except Damaged as error:  # of the database, or of a look-up beside it
             if not self._rebuild:
                 self._connection.close()
@@ -106,8 +108,10 @@ class Catalog:
         self._lookups.close()
         self._connection.close()
 
-    def _opened_lookups(self) -> Lookups:
-        return Lookups(self._connection, self._layout.catalog.parent, seal=self._seal)
+    def _open_beside(self) -> None:
+        folder = self._layout.catalog.parent
+        self._lookups = Lookups(self._connection, folder, seal=self._seal)
+        self._bundles = Bundles(self._connection, folder, seal=self._seal >> 6)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -128,7 +132,7 @@ class Catalog:
             if tombstones.erased(self._layout, batch):
                 return  # `erase` adds its line
             with self._transaction():
-                load(self._connection, self._lookups, self._layout, batch)
+                span = load(self._connection, self._lookups, self._layout, batch)
                 sources, instances = (self._again(kind, batch.facility) for kind in lookups.WITHIN)
                 self._notes.added([batch.batch])
                 if instances:
@@ -137,13 +141,15 @@ class Catalog:
                         self._conflicts = True
                         self._notes.add("conflict", *batch, sop_instance_uids=sorted(found))
                 if sources:
-                    self._mark(tables.MARKED, {"numbers": sources})
+                    self._bundles.renew(self._mark(tables.MARKED, {"numbers": sources}))
                     self._notes.standing()
+                self._bundles.add(span)
                 self._notes.keep()
             self._notes.flush()
             if self._connection.execute(tables.FORKED, {"batch": batch.batch}).fetchall():
                 log.warning("forked facility=%s batch=%s: see `fstore status`", batch.facility, batch.batch)
             self._lookups.tidy()
+            self._bundles.tidy()
 
     def erase(self, batch: Batch) -> None:
         """Let no row of a batch that has a tombstone stand anywhere; a repeat, or an unknown one, is a no-op.
@@ -166,14 +172,15 @@ class Catalog:
             self._layout.traces.touch()
             durable.fsync_dir(self._layout.traces.parent)
             with self._transaction():
-                digests = erase(self._connection, self._lookups, self._layout, batch)
+                digests, spans = erase(self._connection, self._lookups, self._layout, batch)
                 self._notes.add("erased", *batch)
                 found = self._lookups.find("source_digest", digests, [batch.facility])
-                self._mark(tables.MARKED, {"numbers": found})
+                self._bundles.renew([*spans, *self._mark(tables.MARKED, {"numbers": found})])
                 self._notes.standing()
                 self._notes.keep()
             self._notes.flush()
             self._lookups.tidy()
+            self._bundles.tidy(settle=True)
 
     def _again(self, kind: str, facility: FacilityName) -> list[int]:
         """Numbers of its objects that have a key of its batch just loaded; none if each has its own."""
@@ -184,16 +191,19 @@ class Catalog:
     def _column(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
         return column(self._connection, sql, parameters)
 
-    def _mark(self, marked: str, parameters: Mapping[str, Any] | None = None) -> None:
-        """Decide anew which row of a file stands in answers, for the objects that a statement finds."""
+    def _mark(self, marked: str, parameters: Mapping[str, Any] | None = None) -> list[Span]:
+        """Decide anew which row of a file stands in answers, for the objects that a statement finds.
+
+        Returns:
+            The objects of batches of which it is another one for some.
+        """
         self._connection.execute(marked, parameters)
         self._connection.execute(tables.FLIPPED)
-        if self._column("SELECT 1 FROM flipped LIMIT 1"):
-            for statement in tables.FLIP:
-                self._connection.execute(statement)
-            for low, high in self._connection.execute(tables.FLIPPED_SPANS).fetchall():
-                for statement in (bundles.DROP, bundles.ADD):
-                    self._connection.execute(statement, {"low": low, "high": high})
+        if not self._column("SELECT 1 FROM flipped LIMIT 1"):
+            return []
+        for statement in tables.FLIP:
+            self._connection.execute(statement)
+        return self._connection.execute(tables.FLIPPED_SPANS).fetchall()
 
     def _look_for_damage(self) -> None:
         """Let rows of damaged batches stand behind others of the same file, and repaired ones no more."""
@@ -206,7 +216,7 @@ class Catalog:
             numbers: list[int] = []
             for facility, digests in self._connection.execute(tables.DIGESTS_OF_BATCHES, changed).fetchall():
                 numbers += self._lookups.find("source_digest", digests, [facility])
-            self._mark(tables.MARKED, {"numbers": numbers})
+            self._bundles.renew(self._mark(tables.MARKED, {"numbers": numbers}))
             self._notes.damage(self._damaged, found)
             self._notes.standing()
             self._notes.keep()
@@ -223,9 +233,10 @@ class Catalog:
             return frozenset(names.batch_id(batch) for batch in self._column("SELECT batch_id FROM damaged"))
 
     def settle(self) -> None:
-        """Bring the look-ups into order now, which otherwise goes on beside the service."""
+        """Bring look-ups and bundles into order now, which otherwise goes on beside the service."""
         with translated():
             self._lookups.tidy(settle=True)
+            self._bundles.tidy(settle=True)
 
     def publish(self, now: datetime, *, wait: bool = False) -> bool:
         """Begin to publish it for readers, beside other work: `Publishing.begin`."""
@@ -241,7 +252,7 @@ class Catalog:
         with translated():
             for ddl in tables.TABLES:
                 self._connection.execute(ddl)
-            self._lookups = self._opened_lookups()
+            self._open_beside()
             known = []
             for batch in batches.listing(self._layout):
                 with self._transaction():
@@ -254,6 +265,7 @@ class Catalog:
                 self._mark(tables.MARKED_ALL)
                 self._connection.execute(tables.CONFLICT_ALL)
                 self._notes.catch_up(known, self._damaged)
+            self._bundles.remake()
             self._conflicts = bool(self._column(tables.ANY_CONFLICT))
             self._notes.flush()
             self._connection.execute("CREATE TABLE version AS SELECT ? AS value", [VERSION])
@@ -268,10 +280,12 @@ class Catalog:
         except BaseException:
             self._notes.clear()
             self._lookups.forgotten()
+            self._bundles.forgotten()
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
         self._lookups.kept()
+        self._bundles.kept()
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -312,6 +326,11 @@ class Catalog:
     def numbers(self, at: Point) -> list[int]:
         """The numbers of rows that may have one of these values."""
         return self._lookups.find(at.kind, at.values, at.owners)
+
+    def bundles(self) -> Sequence[Sheet]:
+        """The sheets of all bundles."""
+        self._look_for_damage()
+        return self._bundles.sheets()
 
     def disputed(self, uids: Sequence[str]) -> set[tuple[str, str]]:
         """Facilities and SOP instances among these of which they sent different files."""

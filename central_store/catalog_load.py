@@ -16,12 +16,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store import batches, bundles, tombstones
+from central_store import batches, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
 from central_store.catalog_file import CatalogError
 from central_store.layout import Layout
 from central_store.lookups import Lookups
+from central_store.sheets import Span
 from schemas import manifest, ustar
 from schemas.container import TABLE
 from schemas.errors import FormatError
@@ -29,10 +30,11 @@ from schemas.errors import FormatError
 _B = ustar.BLOCK
 
 
-def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> None:
-    """Add a committed batch: its objects, its parts, their bundles and keys, and its line into `batches`.
+def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> Span:
+    """Add a committed batch: its objects, its parts, their keys, and its line into `batches`.
 
-    The temporary tables `fresh` and `fresh_parts` hold its rows until the next one.
+    The temporary tables `fresh` and `fresh_parts` hold its rows until the next one. Returns the numbers of its
+    first and last object.
 
     Raises:
         CatalogError: its manifest cannot be read.
@@ -56,10 +58,10 @@ def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout
             execute(update, {"found": found})
     execute(tables.ADD_OBJECTS)
     execute(tables.ADD_PARTS, {"batch": batch.batch})
-    execute(bundles.ADD, {"low": first, "high": first + len(rows) - 1})
     lookups.add(connection.sql(tables.KEYS).to_arrow_table())
     add_line(connection, layout, batch)
     execute(tables.ADD_SPAN, [batch.batch, first, len(rows)])
+    return first, first + len(rows) - 1
 
 
 def take(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> None:

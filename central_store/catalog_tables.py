@@ -3,8 +3,8 @@
     objects     one row for each object: what it has of its own, and the number of its part
     parts       what a batch holds of one series: every column its objects share, their count and sums; texts
                 folded, for searches; and all of it that answers show, packed (`central_store.packed`)
-    bundles     what a batch has of one study and modality: lists of studies need no parts
-                (`central_store.bundles`)
+    sheets, renewed   where bundles lie, which lists of studies read in the place of parts
+                (`central_store.bundling`)
     batches     one row each: facility, sequence, previous, counts, when it was stored
     spans       the numbers of its objects: they follow each other
     conflicts   SOP instances of which a facility sent different files
@@ -22,7 +22,7 @@ finds what a scan of all rows would.
 
 from __future__ import annotations
 
-from central_store import bundles, lookups, packed
+from central_store import bundles, bundling, lookups, packed, sheets
 from schemas import columns, conditions
 from schemas.columns import Column
 
@@ -71,7 +71,6 @@ TABLES: tuple[str, ...] = (
         "packed VARCHAR USING COMPRESSION uncompressed",  # few are read at a time: none is unpacked for them
         chosen=SHARED,
     ),
-    bundles.TABLE,
     "CREATE INDEX part ON parts (part)",  # a few parts of millions are read without a scan
     """CREATE TABLE batches (
     batch_id VARCHAR PRIMARY KEY, facility VARCHAR NOT NULL, sequence BIGINT NOT NULL,
@@ -88,6 +87,7 @@ TABLES: tuple[str, ...] = (
     p.batch_id, o.object_offset, o.duplicate
 FROM objects o JOIN parts p ON p.part = o.part""",
     *lookups.DDL,
+    *bundling.DDL,
 )
 
 NEXT = "SELECT coalesce(max(first + rows), 1) FROM spans"
@@ -136,7 +136,7 @@ _KEYS = " UNION ALL ".join(
 )
 KEYS = f"SELECT kind, key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
 """What the look-ups need to know of a batch."""
-DERIVED = (packed.sql(), KEYS, bundles.ADD, *FOLDED.values())
+DERIVED = (packed.sql(), KEYS, bundles.SELECT, sheets.SHAPE, *FOLDED.values())
 """How values of tables follow from others: a reader relies on it as on their shape."""
 SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
 ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -188,20 +188,19 @@ ERASE: tuple[str, ...] = (
     "CREATE OR REPLACE TEMP TABLE gone AS SELECT part FROM parts WHERE batch_id = $batch",
     f"DELETE FROM objects o WHERE {_ERASED}",
     "DELETE FROM parts WHERE batch_id = $batch",
-    "DELETE FROM bundles WHERE part IN (SELECT part FROM gone)",
 )
 NEW_NUMBERS = {
     name: (
         f"""CREATE OR REPLACE TEMP TABLE moved_{number} AS SELECT {number} AS old, min(part) AS new FROM parts
 WHERE {number} IN (SELECT part FROM gone) GROUP BY {number}""",
-        *(
-            f"UPDATE {table} SET {number} = m.new FROM moved_{number} m WHERE {table}.{number} = m.old"
-            for table in (("parts", "bundles") if number == "study" else ("parts",))
-        ),
+        f"UPDATE parts SET {number} = m.new FROM moved_{number} m WHERE parts.{number} = m.old",
     )
     for name, number in conditions.ENTITIES.items()
 }
 """A study or series whose first part went is numbered by the first that is left: a later batch finds it."""
+RENEWED = """SELECT first, first + rows - 1 FROM spans WHERE batch_id = $batch OR batch_id IN (
+    SELECT batch_id FROM parts WHERE study IN (SELECT new FROM moved_study))"""
+"""After an erasure: the objects of batches whose bundles are not what they were."""
 _NEW_KEYS = " UNION ALL ".join(
     (
         *(

@@ -1,10 +1,9 @@
-"""A part, or a bundle of parts, as one text, and answers put together of these: what makes a search quick.
+"""A part as one text, and answers put together of these: what makes a search quick.
 
 DuckDB spends more time on a statement with thirty columns than on finding the few parts it is about. So each
 part has, beside its columns, all of them in one: a JSON array in the order of `COLUMNS`. A search that finds
 few parts reads only that and groups the parts here; of many, DuckDB does it (`schemas.query`). Both
-ways give the same rows, in the same order. A bundle (`central_store.bundles`) is written the same way, with
-lists where its parts have different values.
+ways give the same rows, in the same order.
 
 Leaves to others: which parts match, and how many are few (`central_store.quick`).
 """
@@ -40,20 +39,14 @@ _WAYS: dict[pa.DataType, str] = {
 Part = list[Any]
 
 
-def _named(column: Column) -> str:
-    return f'"{column.name}"'
-
-
-def sql(
-    value: Callable[[Column], str] = _named, first: str = "first_object", count: str = "n_instances"
-) -> str:
-    """The expression over a part's columns, or over what stands in their places."""
-    shown = (_WAYS.get(column.arrow, "{0}").format(value(column)) for column in COLUMNS)
-    return f"json_array({', '.join(shown)}, {first}, {count})::VARCHAR"
+def sql() -> str:
+    """The expression over a part's columns."""
+    shown = (_WAYS.get(column.arrow, "{0}").format(f'"{column.name}"') for column in COLUMNS)
+    return f"json_array({', '.join(shown)}, first_object, n_instances)::VARCHAR"
 
 
 def array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values of parts, or of several, as an array."""
+    """Values of parts as an array."""
     if kind == pa.binary():
         bytes_of = {value: None if value is None else b64decode(value) for value in {*values}}
         values = [bytes_of[value] for value in values]
@@ -110,7 +103,7 @@ def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.
     """One row for each study or series."""
     shown = columns.at_level(level)
     pick = itemgetter(*(_AT[column.name] for column, _ in shown), _AT["series_uid"], COUNT)
-    ups = [*(_UP[way] for _, way in shown), _listed, sum]
+    ups = [*(UP[way] for _, way in shown), _listed, sum]
     sums = [at for at, up in enumerate(ups) if up is sum]
     rows = [_merged([*map(pick, group)], ups, sums) for group in groups]
     turned = list(zip(*rows, strict=True)) or [()] * len(ups)
@@ -146,7 +139,7 @@ def _merged(
 
 
 def _lists(values: Iterable[Any]) -> list[list[Any]]:
-    """Values of parts as lists; those of bundles are."""
+    """Values as lists; those of bundles are."""
     return [value if isinstance(value, list) else [] if value is None else [value] for value in values]
 
 
@@ -166,7 +159,7 @@ def _most(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else max((v for v in values if v is not None), default=None)
 
 
-_UP: dict[Rollup, Callable[[Sequence[Any]], Any]] = {
+UP: dict[Rollup, Callable[[Sequence[Any]], Any]] = {
     "key": _one, "first": _one, "min": _least, "max": _most, "sum": sum, "list": _listed,
 }  # fmt: skip
 """How one value comes of many; of parts in the order of their lowest objects."""

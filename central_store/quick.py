@@ -1,7 +1,8 @@
 """Searches that find little, and of large ones the page: by numbers first, then by what the parts say packed.
 
+    studies           bundles, if the conditions are on what these share (`central_store.study_lists`)
     studies, series   the parts that match, if they are few; otherwise first the numbers of those on the page,
-                      then the parts of these; of studies bundles, if the conditions are on what these share
+                      then the parts of these
     instances         the parts that match and then their objects; or the objects, if they have a condition
                       of their own, and then their parts
 
@@ -20,6 +21,7 @@ from central_store import bundles, packed
 from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
+from central_store.study_lists import Listed
 from schemas import conditions
 from schemas.conditions import Points
 from schemas.messages import SearchRequest
@@ -56,7 +58,15 @@ def find(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None
         return None
     if built.level == "instance":
         return _instances(catalog, built, request)
+    if built.level == "study" and not request.order and bundles.hold(request.conditions):
+        return _list(catalog, built, request)
     return _groups(catalog, built, request) if not built.objects else None
+
+
+def _list(catalog: Catalog, built: Query, request: SearchRequest) -> Found:
+    near = _near(catalog, built)
+    found = Listed(catalog.bundles(), request, built.parameters["owners"], None if near is None else near[1])
+    return Found(found.matches, found.instances, found.bytes, found.page())
 
 
 # Everything put together here comes from `schemas.query` and this module; values are parameters.
@@ -68,19 +78,19 @@ Parts = list[tuple[int, Part]]
 def _read(
     catalog: Catalog, select: str, wheres: Sequence[str], given: Mapping[str, Any], points: Points, limit: int
 ) -> list[tuple[int, str]] | None:
-    """Parts, or bundles, that meet any of these conditions; None: more than the limit."""
+    """Parts that meet any of these conditions; None: more than the limit."""
     sql = " UNION ALL ".join(f"{select} WHERE {where}" for where in wheres)
     found = catalog.rows(f"{sql} LIMIT {limit + 1:d}", given, points)
     return None if len(found) > limit else found
 
 
-def _parts(catalog: Catalog, built: Query, number: str, limit: int, *, table: str = "parts") -> Parts | None:
-    """The parts that match, or bundles, each beside a number; None: more than the limit.
+def _parts(catalog: Catalog, built: Query, number: str, limit: int) -> Parts | None:
+    """The parts that match, each beside a number; None: more than the limit.
 
     Where look-ups say which ones they may be, the other conditions are checked here: each column that a
     statement reads costs more than all of these.
     """
-    select, near = f"SELECT {number}, packed FROM {table}", _near(catalog, built)  # noqa: S608
+    select, near = f"SELECT {number}, packed FROM parts", _near(catalog, built)  # noqa: S608
     if near is None:
         found = _read(catalog, select, [built.parts], built.parameters, built.points, limit)
         return None if found is None else packed.chosen(found, {})
@@ -106,34 +116,30 @@ def _near(catalog: Catalog, built: Query) -> tuple[str, Sequence[int]] | None:
     return (columns[0], sorted(left[columns[0]])) if columns else None
 
 
-def _numbered(
-    catalog: Catalog, built: Query, number: str, numbers: Sequence[int], *, table: str = "parts"
-) -> Parts | None:
-    """Of parts with these numbers, or bundles, those that match; None: too many."""
+def _numbered(catalog: Catalog, built: Query, number: str, numbers: Sequence[int]) -> Parts | None:
+    """Of parts with these numbers those that match; None: too many."""
     where = f"{conditions.among(number, 'among', numbers)} AND {built.parts}"
-    select, given = f"SELECT {number}, packed FROM {table}", {**built.parameters, "among": list(numbers)}  # noqa: S608
+    select, given = f"SELECT {number}, packed FROM parts", {**built.parameters, "among": list(numbers)}  # noqa: S608
     found = _read(catalog, select, [where], given, built.points, MANY)
     return None if found is None else packed.chosen(found, {})
 
 
 def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
     level = built.level
-    whole = level == "study" and not request.order and bundles.hold(request.conditions)
-    table = "bundles" if whole else "parts"
-    parts = None if request.order else _parts(catalog, built, level, FEW, table=table)
+    parts = None if request.order else _parts(catalog, built, level, FEW)
     last = request.offset + min(request.limit, MAX_ROWS)
     if parts is not None:
         groups = packed.newest_first(level, packed.grouped(parts))
         counts = packed.totals(part for _, part in parts)
         rows = packed.answer(level, groups[request.offset : last], built.schema)
         return Found(len(groups), *counts, rows)
-    newest = level == "study" and not (whole or request.order or request.offset)  # bundles are few as it is
-    numbers = catalog.rows(built.newest(table), built.parameters, built.points) if newest else []
+    newest = level == "study" and not (request.order or request.offset)
+    numbers = catalog.rows(built.newest, built.parameters, built.points) if newest else []
     if not numbers or len(numbers) > 2 * request.limit:  # of another order, or most are of one day
-        newest, numbers = False, catalog.rows(built.page(table), built.parameters, built.points)
+        newest, numbers = False, catalog.rows(built.page, built.parameters, built.points)
     if not numbers:  # perhaps the page is behind the last one: nothing says how many there are
         return None
-    parts = _numbered(catalog, built, level, [number for number, *_ in numbers], table=table)
+    parts = _numbered(catalog, built, level, [number for number, *_ in numbers])
     if parts is None:
         return None
     by_number = packed.grouped(parts)

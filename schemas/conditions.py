@@ -106,7 +106,7 @@ class Conditions:
         if column.search == "token":
             self.checks[column.name] = lambda found: not wanted.isdisjoint(found)
         elif column.search == "date":
-            spans = [tuple(_day(each) if each else None for each in value.split("..")) for value in values]
+            spans = [tuple(day(each) if each else None for each in value.split("..")) for value in values]
             self.checks[column.name] = partial(_within, spans)
         else:
             visible = self.checks.get(column.name, wanted.__contains__)  # of owners, those asked for
@@ -179,25 +179,26 @@ def _dates(name: str, key: str, values: Sequence[str], parameters: dict[str, Any
         bounds = []
         for text, sign, end in ((first, ">=", "a"), (last, "<=", "b")):
             if text:
-                parameters[f"{key}_{number}{end}"] = _day(text)
+                parameters[f"{key}_{number}{end}"] = day(text)
                 bounds.append(f"{name} {sign} ${key}_{number}{end}")
         parts.append(" AND ".join(bounds))
     return f"({' OR '.join(parts)})"
 
 
-def _within(spans: Sequence[tuple[date | None, ...]], day: int | None) -> bool:
+def _within(spans: Sequence[tuple[date | None, ...]], counted: int | None) -> bool:
     """Whether a day, counted as Arrow counts, lies in one of them."""
-    if day is None:
+    if counted is None:
         return False
-    found = _EPOCH + timedelta(day)
+    found = _EPOCH + timedelta(counted)
     return any((not first or first <= found) and (not last or found <= last) for first, last in spans)
 
 
-def _day(text: str) -> date:
+def day(text: str) -> date:
+    """The day of a condition; raises `FormatError` if it is none, or not written YYYY-MM-DD."""
     try:
-        day = date.fromisoformat(text)
+        found = date.fromisoformat(text)
     except ValueError as error:
         raise FormatError("a date condition has a day that is none") from error
-    if day.isoformat() != text:
+    if found.isoformat() != text:
         raise FormatError("a date condition is not written YYYY-MM-DD")
-    return day
+    return found

@@ -12,9 +12,9 @@ Leaves to others: the tables and running it (`central_store.catalog`, `facility_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -78,12 +78,12 @@ class Query:
     """What must hold of an object, if there is a condition on objects themselves."""
     found: Mapping[str, Sequence[str]]
     """The same, for objects of which a look-up has the numbers: a column is one of its values."""
-    page: Callable[[str], str]
+    page: str
     """Numbers of the studies or series on the page, in its order, each beside the three counts.
 
-    From this table: `parts`, or what was put together of them. Nothing with a condition on objects.
+    Nothing with a condition on objects, or on the level of instances.
     """
-    newest: Callable[[str], str]
+    newest: str
     """As `page`, in no order: numbers of all studies that their dates let onto the page or before it.
 
     It reads no UIDs, which is most of the work: they decide between studies of one day only.
@@ -121,8 +121,8 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         texts=made.texts,
         objects=" AND ".join(made.objects),
         found=made.found,
-        page=partial(_numbers, level, made, request),
-        newest=partial(_newest, made, request),
+        page=_numbers(level, made, request) if level != "instance" else "",
+        newest=_newest(made, request),
     )
 
 
@@ -203,22 +203,22 @@ def _page(level: Level, made: Conditions, request: SearchRequest) -> str:
     )
 
 
-def _numbers(level: Level, made: Conditions, request: SearchRequest, table: str) -> str:
+def _numbers(level: Level, made: Conditions, request: SearchRequest) -> str:
     counts = ", ".join(
         f"(sum({each}) OVER ())::BIGINT" for each in ("1", "sum(n_instances)", "sum(object_bytes)")
     )
     _, first = _ordered(request.order, _values(level))
     return (
-        f"SELECT {level}, {counts} FROM {table} hits WHERE {' AND '.join(made.parts)} GROUP BY {level} "
+        f"SELECT {level}, {counts} FROM parts hits WHERE {' AND '.join(made.parts)} GROUP BY {level} "
         f"ORDER BY {first}{_PAGE[level]} LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
     )
 
 
-def _newest(made: Conditions, request: SearchRequest, table: str) -> str:
+def _newest(made: Conditions, request: SearchRequest) -> str:
     most = min(request.limit, MAX_ROWS) + request.offset
     return (
         "WITH found AS MATERIALIZED (SELECT study, min(study_date) AS day, sum(n_instances) AS instances, "
-        f"sum(object_bytes) AS bytes FROM {table} hits WHERE {' AND '.join(made.parts)} GROUP BY study), "
+        f"sum(object_bytes) AS bytes FROM parts hits WHERE {' AND '.join(made.parts)} GROUP BY study), "
         "counts AS (SELECT count(*), sum(instances)::BIGINT, sum(bytes)::BIGINT FROM found), "
         "last AS (SELECT min(day) AS day, count(day) AS days FROM ("
         f"SELECT day FROM found ORDER BY day DESC NULLS LAST LIMIT {most:d})) "

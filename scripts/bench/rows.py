@@ -20,8 +20,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from central_store import bundles, packed
 from central_store import catalog_tables as tables
+from central_store import packed
 from central_store.catalog import Catalog
 
 CHUNK = 4_000
@@ -128,7 +128,6 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
         connection.execute("BEGIN")
         high = piece["part"][-1].as_py() + piece["objects"][-1].as_py() - 1
         connection.execute(_ADD_PARTS)
-        connection.execute(bundles.ADD, {"low": low, "high": high})
         connection.execute(_ADD_OBJECTS)
         for sql in _FRESH:
             connection.execute(sql.format(low=low, high=high))
@@ -149,6 +148,7 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
             PARTITION BY any_value(facility) ORDER BY min(part)), '', sum(n_instances), sum(object_bytes),
             max(captured_at), max(captured_at) FROM parts GROUP BY batch_id"""
     )
+    catalog._bundles.remake()
     connection.execute("CHECKPOINT")
     return done
 

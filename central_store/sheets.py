@@ -1,0 +1,223 @@
+"""A sheet of bundles: rows that lie together as columns, in memory or in a mapped file, and which of them match.
+
+The file is an Arrow IPC file of one record batch (https://arrow.apache.org/docs/format/Columnar.html), with
+the columns of `central_store.bundles` in the order of their parts. It is mapped, so that its columns are used
+as they lie on the disk and need no memory of ours. What is compared for all rows (facility, texts) is a number
+in a dictionary: a condition is decided once for each different value.
+
+Guarantees: a file is written whole and never changed. One that does not have the bytes that were written is
+refused before anything of it is used. Rows that no longer count are left out by their part's number.
+
+Leaves to others: which sheets there are (`central_store.bundling`).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from central_store.bundles import FOLDED, SCHEMA
+from central_store.keyruns import Sorted
+from schemas import columns, conditions
+from schemas.columns import Column
+from schemas.errors import Damaged
+from schemas.names import FacilityName
+from schemas.transit import durable
+
+Span = tuple[int, int]
+"""Numbers of parts, both ends included."""
+LAST = (1 << 63) - 1
+"""No part has a higher number."""
+
+_CODED = ("facility", *FOLDED.values())
+_STORED = pa.schema(
+    [
+        pa.field(each.name, pa.dictionary(pa.int32(), pa.string())) if each.name in _CODED else each
+        for each in SCHEMA
+    ]
+)
+SHAPE = _STORED.to_string()
+"""What changes when a file is written otherwise."""
+_FEW = 8
+"""Codes that are compared one by one."""
+
+
+class Sheet:
+    """Bundles, by ascending part.
+
+    Args:
+        rows: of the schema of bundles, or as `stored` gives them.
+        dropped: of these parts no row counts.
+    """
+
+    def __init__(self, rows: pa.RecordBatch, dropped: Sequence[Span] = ()) -> None:
+        self.rows = rows if rows.schema.equals(_STORED) else coded(rows)
+        self.dropped = tuple(dropped)
+
+    def without(self, spans: Iterable[Span]) -> Sheet:
+        """The same, but for rows of these parts."""
+        mine = [span for span in spans if self.span[0] <= span[1] and span[0] <= self.span[1]]
+        return Sheet(self.rows, (*self.dropped, *mine)) if mine and len(self.rows) else self
+
+    @cached_property
+    def span(self) -> Span:
+        """The lowest and the highest part."""
+        ends = pc.min_max(self.rows["part"]).as_py()
+        return (0, -1) if ends["min"] is None else (ends["min"], ends["max"])
+
+    def kept(self) -> pa.RecordBatch:
+        """The rows that count."""
+        return self.rows.filter(self._counts(self.rows["part"])) if self.dropped else self.rows
+
+    def _counts(self, parts: pa.Array) -> pa.Array:
+        return reduce(pc.and_, (_outside(parts, span) for span in self.dropped))
+
+    def matching(
+        self,
+        asked: Mapping[str, Sequence[str]],
+        owners: Sequence[FacilityName],
+        studies: Sequence[int] | None,
+    ) -> pa.Array:
+        """The places of rows of these owners that meet the conditions.
+
+        Args:
+            asked: for which `bundles.hold`.
+            owners: of whom rows may be seen.
+            studies: numbers of the only studies that may match, ascending; None: of any.
+        """
+        rows, near = self.rows, None
+        if studies is not None:
+            near = pa.array(sorted(self._by_study.find(studies)), pa.int64())
+            if not len(near):
+                return near
+            rows = _some(rows, near, asked)
+        masks = [_coded(rows["facility"], frozenset[str](owners).__contains__)]
+        masks += [_meets(rows, columns.by_name[name], values) for name, values in asked.items()]
+        mask = reduce(pc.and_, masks)
+        at = near.filter(mask) if near is not None else pc.indices_nonzero(mask)
+        return at.filter(self._counts(self.rows["part"].take(at))) if self.dropped else at
+
+    @cached_property
+    def _by_study(self) -> Sorted:
+        studies = self.rows["study"]
+        order = pc.array_sort_indices(studies)
+        return Sorted(studies.take(order).cast(pa.uint64()), order.cast(pa.uint64()))
+
+
+def _outside(parts: pa.Array, span: Span) -> pa.Array:
+    low, high = (pa.scalar(end, pa.int64()) for end in span)
+    return pc.or_(pc.less(parts, low), pc.greater(parts, high))
+
+
+def within(sheets: Iterable[Sheet], span: Span) -> list[Sheet]:
+    """The sheets with only the rows of these parts."""
+    low, high = span
+    return [sheet.without([(-1, low - 1), (high + 1, LAST)]) for sheet in sheets]
+
+
+def _some(rows: pa.RecordBatch, at: pa.Array, asked: Mapping[str, Any]) -> dict[str, pa.Array]:
+    """Of some rows the columns that conditions are on."""
+    names = {"facility", *(FOLDED.get(name, name) for name in asked)}
+    return {name: rows[name].take(at) for name in names}
+
+
+def _meets(rows: Any, column: Column, values: Sequence[str]) -> pa.Array:
+    """Of each row whether a column meets one of the conditions' values."""
+    if column.search == "text":
+        return _coded(rows[FOLDED[column.name]], _like(values))
+    if column.search == "date":
+        return reduce(pc.or_, (_within(rows[column.name], value) for value in values))
+    if column.name in _CODED:
+        return _coded(rows[column.name], frozenset(values).__contains__)
+    if column.search == "token":
+        wanted = frozenset(values)
+        return pa.array([not wanted.isdisjoint(found) for found in rows[column.name].to_pylist()], pa.bool_())
+    return pc.is_in(rows[column.name], value_set=pa.array(values, column.arrow))
+
+
+def _coded(found: pa.DictionaryArray, wanted: Callable[[str], Any]) -> pa.Array:
+    codes = [code for code, value in enumerate(found.dictionary.to_pylist()) if wanted(value)]
+    if len(codes) > _FEW:
+        return pc.is_in(found.indices, value_set=pa.array(codes, found.indices.type))
+    if not codes:
+        return pa.nulls(len(found), pa.bool_())  # of none it is known that it matches
+    return reduce(pc.or_, (pc.equal(found.indices, pa.scalar(code, pa.int32())) for code in codes))
+
+
+def _like(values: Sequence[str]) -> Callable[[str], Any]:
+    """Whether a text in lower case is like one of these, where `*` and `?` stand for any."""
+    ways = {"*": ".*", "?": "."}
+    patterns = ("".join(ways.get(char) or re.escape(char) for char in value.lower()) for value in values)
+    return re.compile("|".join(patterns), re.DOTALL).fullmatch
+
+
+def _within(days: pa.Array, period: str) -> pa.Array:
+    first, _, last = period.partition("..")
+    bounds = [
+        compare(days, pa.scalar(conditions.day(text), pa.date32()))
+        for compare, text in ((pc.greater_equal, first), (pc.less_equal, last))
+        if text
+    ]
+    return reduce(pc.and_, bounds)
+
+
+def coded(rows: pa.Table) -> pa.RecordBatch:
+    """Bundles as sheets have them: with numbers in dictionaries."""
+    return _whole(rows.select(SCHEMA.names).cast(SCHEMA).cast(_STORED))
+
+
+def joined(sheets: Sequence[Sheet]) -> Sheet:
+    """The rows of several that count, as one sheet."""
+    rows = [sheet.kept() for sheet in sheets]
+    return Sheet(_whole(pa.Table.from_batches(rows, _STORED).unify_dictionaries()))
+
+
+def _whole(table: pa.Table) -> pa.RecordBatch:
+    return table.combine_chunks().to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], _STORED)
+
+
+class _Summed:
+    """A file that is written, and the CRC of what was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.crc, self.closed, self._file = 0, False, file
+
+    def write(self, data: Any) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def write(path: Path, sheet: Sheet) -> int:
+    """Write a sheet of which all rows count; returns the CRC-32 of its bytes."""
+    crc = 0
+
+    def whole(file: BinaryIO) -> None:
+        nonlocal crc
+        summed = _Summed(file)
+        with pa.ipc.new_file(summed, _STORED) as writer:
+            writer.write_batch(sheet.rows)
+        crc = summed.crc
+
+    durable.publish(path, whole, replace=True)
+    return crc
+
+
+def read(path: Path, crc: int) -> Sheet:
+    """The sheet in a file; raises `Damaged` if it is missing, or has other bytes than were written."""
+    try:
+        mapped = pa.memory_map(str(path))
+    except (OSError, pa.ArrowInvalid):  # an empty one cannot be mapped
+        raise Damaged("a sheet of the catalog is missing") from None
+    if zlib.crc32(mapped.read_buffer(mapped.size())) != crc:
+        raise Damaged("a sheet of the catalog has other bytes than were written")
+    return Sheet(pa.ipc.open_file(mapped).get_batch(0))

@@ -1,0 +1,156 @@
+"""Lists of studies put together of bundles, with the columns as they lie in sheets.
+
+    which match     in each sheet by its columns, or by the numbers of studies that look-ups leave
+    which are shown the newest ones, by day; UIDs decide only between studies of one day
+    what is shown   a study of one bundle is its row; of several their values are put together
+
+Guarantees: the same rows in the same order, and the same counts, as the statements of `schemas.query`
+give over all columns.
+
+Leaves to others: whether bundles can answer a request (`central_store.bundles.hold`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from central_store import packed
+from central_store.bundles import SCHEMA, SERIES
+from central_store.sheets import Sheet
+from schemas import columns, query
+from schemas.columns import Rollup
+from schemas.messages import SearchRequest
+from schemas.names import FacilityName
+from schemas.query import MAX_ROWS
+
+_COUNTED = ["study", "study_date", "n_instances", "object_bytes"]
+_SHOWN = tuple(query.schema("study"))
+_READ = ["study", "first_object", SERIES, *(each.name for each in _SHOWN if each.name != "n_series")]
+_WAYS = {column.name: way for column, way in columns.at_level("study")} | {
+    "n_instances": "sum",
+    SERIES: "list",
+}
+_NUMBERS = {pa.timestamp("us", tz="UTC"): pa.int64()}
+"""Types whose values are compared as others: each list of times looks for a package of time zones."""
+_ONE = pa.scalar(1, pa.int64())
+_ORDER = [("study_date", "descending"), ("study_uid", "ascending"), ("facility", "ascending")]
+
+Hit = tuple[Sheet, pa.Array]
+"""A sheet, and the places of its rows that match."""
+
+
+class Listed:
+    """What matches: counts and a page.
+
+    Args:
+        sheets: all bundles.
+        request: whose conditions bundles can meet, without an order of its own.
+        owners: of whom rows may be seen.
+        studies: numbers of the only studies that may match, ascending; None: of any.
+    """
+
+    def __init__(
+        self,
+        sheets: Sequence[Sheet],
+        request: SearchRequest,
+        owners: Sequence[FacilityName],
+        studies: Sequence[int] | None,
+    ) -> None:
+        found = [(sheet, sheet.matching(request.conditions, owners, studies)) for sheet in sheets]
+        self._hits: list[Hit] = [(sheet, at) for sheet, at in found if len(at)]
+        self._keys = _read(self._hits, _COUNTED)
+        self.instances, self.bytes = (
+            pc.sum(self._keys[name]).as_py() or 0 for name in ("n_instances", "object_bytes")
+        )
+        self.matches = pc.count_distinct(self._keys["study"]).as_py()
+        self._first, self._last = request.offset, request.offset + min(request.limit, MAX_ROWS)
+
+    def page(self) -> pa.Table:
+        """The rows asked for."""
+        page = _ordered(self._newest()).slice(self._first, self._last - self._first)
+        rows = _grouped(_read(self._of(page["study"]), _READ))
+        places = pc.index_in(page["study"], value_set=rows["study"].combine_chunks())
+        return _shown(rows.take(places))
+
+    def _newest(self) -> list[Hit]:
+        """The rows of all studies that their days let onto the page or before it."""
+        if self.matches <= self._last:
+            return self._hits
+        days = _first_days(self._keys)
+        newest = pc.select_k_unstable(days, self._last, [("study_date", "descending")])
+        last = days["study_date"][newest[-1].as_py()]
+        if not last.is_valid:  # those without a day come last, and are as one day
+            return self._hits
+        return self._of(days["study"].filter(pc.greater_equal(days["study_date"], last)))
+
+    def _of(self, studies: pa.ChunkedArray) -> list[Hit]:
+        """The rows of these studies."""
+        if len(studies) == self.matches:
+            return self._hits
+        wanted = studies.combine_chunks()
+        return [
+            (sheet, at.filter(pc.is_in(sheet.rows["study"].take(at), value_set=wanted)))
+            for sheet, at in self._hits
+        ]
+
+
+def _first_days(keys: pa.Table) -> pa.Table:
+    """Of rows with studies and days each study once, with its first day, and what else it has."""
+    more = [name for name in keys.column_names if name in ("study_uid", "facility")]
+    found = keys.group_by(["study", *more], use_threads=False).aggregate([("study_date", "min")])
+    return found.rename_columns(["study", *more, "study_date"])
+
+
+def _ordered(hits: Sequence[Hit]) -> pa.Table:
+    """Studies in the order of answers."""
+    keys = _first_days(_read(hits, ["study", "study_date", "study_uid", "facility"]))
+    return keys.take(pc.sort_indices(keys, sort_keys=_ORDER))
+
+
+def _read(hits: Sequence[Hit], names: list[str]) -> pa.Table:
+    """Columns of the rows, with texts in the place of their numbers."""
+    found = [sheet.rows.select(names).take(at) for sheet, at in hits]
+    schema = pa.schema([SCHEMA.field(name) for name in names])
+    plain = [[_plain(column) for column in rows.columns] for rows in found]
+    parts = [pa.Table.from_arrays(each, schema=schema) for each in plain]
+    return pa.concat_tables(parts or [schema.empty_table()]).combine_chunks()
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _grouped(rows: pa.Table) -> pa.Table:
+    """One row for each study; those of one bundle stay as they are."""
+    counted = pc.value_counts(rows["study"])
+    several = counted.field(0).filter(pc.greater(counted.field(1), _ONE))
+    if not len(several):
+        return rows
+    mixed = pc.is_in(rows["study"], value_set=several)
+    taken = rows.filter(mixed)
+    taken = taken.take(pc.sort_indices(taken, sort_keys=[("study", "ascending"), ("first_object", "ascending")]))
+    studies = taken["study"].to_pylist()
+    groups = [[*places] for _, places in groupby(range(len(studies)), studies.__getitem__)]
+    made = []
+    for name, field in zip(rows.column_names, rows.schema, strict=True):
+        way, kind = _WAYS.get(name, "key"), _NUMBERS.get(field.type, field.type)
+        values = taken[name].cast(kind).to_pylist()
+        merged = [_merged(way, values[group[0] : group[-1] + 1]) for group in groups]
+        made.append(pa.array(merged, kind).cast(field.type))
+    return pa.concat_tables([rows.filter(pc.invert(mixed)), pa.Table.from_arrays(made, schema=rows.schema)])
+
+
+def _merged(way: Rollup, values: list[Any]) -> Any:
+    """One value of several bundles'; mostly they have the same."""
+    return values[0] if way != "sum" and values.count(values[0]) == len(values) else packed.UP[way](values)
+
+
+def _shown(rows: pa.Table) -> pa.Table:
+    """Bundles as an answer has them."""
+    made = rows.append_column("n_series", pc.list_value_length(rows[SERIES]))
+    return made.select([each.name for each in _SHOWN]).cast(query.schema("study"))
