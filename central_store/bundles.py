@@ -1,13 +1,13 @@
-"""What a batch has of one study and modality, as one row: lists of studies read these, not all their parts.
+"""What there is of one study and modality, as one row: lists of studies read these, not all their parts.
 
-A bundle is up to `MOST` parts of one study, from one batch, that agree in `KEY`: everything of a study that
-can be searched, and the modality. A condition on these columns holds for a whole bundle or not at all, as it
-does for a part, and there is about one bundle for three parts. All that an answer shows of a study is put
-together in it already.
+A bundle is up to `MOST` parts of one study that agree in `KEY`: everything of a study that can be searched,
+and the modality. A condition on these columns holds for a whole bundle or not at all, as it does for a part,
+and there is about one bundle for three parts. All that an answer shows of a study is put together in it
+already.
 
-Guarantees: an answer put together of bundles is the one that their parts give. Bundles follow from the parts
-of one batch, so that adding a batch adds its own and changes none; they are made anew when which row of a
-file stands in answers changes. However many parts a study has, a bundle is small.
+Guarantees: an answer put together of bundles is the one that their parts give, whichever parts are together
+in one. A batch adds bundles of its own parts and changes none. However many parts a study has, a bundle is
+small.
 
 Leaves to others: keeping them (`central_store.bundling`), which match (`central_store.sheets`), answers
 (`central_store.study_lists`).
@@ -16,11 +16,13 @@ Leaves to others: keeping them (`central_store.bundling`), which match (`central
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
+from central_store import packed
 from schemas import columns, conditions, query
-from schemas.columns import Column
+from schemas.columns import Column, Rollup
 
 KEY: tuple[Column, ...] = tuple(
     c for c in columns.shared() if c.search and (c.level == "study" or c.name == "modality")
@@ -41,6 +43,7 @@ SCHEMA = pa.schema(
     [
         ("part", pa.int64()),
         ("study", pa.int64()),
+        ("n_parts", pa.int64()),
         ("first_object", pa.string()),
         (SERIES, columns.by_name["domains"].arrow),
         *((c.name, c.arrow) for c in _TOKENS),
@@ -48,12 +51,21 @@ SCHEMA = pa.schema(
         *_SHOWN,
     ]
 )
-"""The columns of bundles: the number of the first part and of the study, the object by which bundles are
-ordered where the first value counts, what is searched, and an answer's columns."""
+"""The columns of bundles: the number of the first part, of the study, and how many parts; the object by which
+bundles are ordered where the first value counts; what is searched; and an answer's columns."""
+_WAYS: dict[str, Rollup] = {
+    **{column.name: way for column, way in columns.at_level("study")},
+    "part": "min", "n_parts": "sum", "n_instances": "sum", "first_object": "min", SERIES: "list",
+}  # fmt: skip
+"""How one value comes of many; of the others any: they are the same, or stand for nothing."""
+_KEYS = ("study", *(c.name for c in KEY))
+_COMPARED = {pa.timestamp("us", tz="UTC"): pa.int64()}
+"""Types whose values are looked at as others: each list of times looks for a package of time zones."""
 
 _MADE: dict[str, str] = {
     "part": "min(part)",
     "study": "study",
+    "n_parts": "count(*)",
     "first_object": "min(first_object)",
     SERIES: query.rolled_up(_LISTED, "list"),
     **{c.name: f'"{c.name}"' for c in _TOKENS},
@@ -61,12 +73,60 @@ _MADE: dict[str, str] = {
     **{c.name: query.rolled_up(c, way) for c, way in columns.at_level("study")},
     "n_instances": "sum(n_instances)::BIGINT",
 }
-_SAME = ", ".join(["batch_id", "study", *(f'"{c.name}"' for c in KEY)])
-SELECT = f"""SELECT {", ".join(f'{_MADE[each.name]} AS "{each.name}"' for each in SCHEMA)} FROM (
+_SAME = ", ".join(["study", *(f'"{c.name}"' for c in KEY)])
+
+
+def _select(where: str) -> str:
+    return f"""SELECT {", ".join(f'{_MADE[each.name]} AS "{each.name}"' for each in SCHEMA)} FROM (
     SELECT *, (row_number() OVER (PARTITION BY {_SAME} ORDER BY part) - 1) // {MOST} AS piece
-    FROM parts WHERE n_instances > 0 AND part BETWEEN $low AND $high
+    FROM parts WHERE n_instances > 0 AND {where}
 ) hits GROUP BY {_SAME}, piece ORDER BY min(part)"""
-"""The bundles of parts with these numbers: all those of a batch, or of several."""
+
+
+OF_PARTS = _select("part BETWEEN $low AND $high AND study NOT IN (SELECT unnest($but::BIGINT[]))")
+"""The bundles of parts with these numbers, but for some studies: all parts of a batch, or of several."""
+OF_STUDIES = _select("study IN (SELECT unnest($studies::BIGINT[]))")
+"""The bundles of studies."""
+
+
+def together(rows: pa.Table) -> list[list[int]]:
+    """The places of rows that may be one: of one study and with one key, and not of too many parts.
+
+    Args:
+        rows: bundles by their first objects.
+    """
+    keys = zip(*(rows[name].to_pylist() for name in _KEYS), strict=True)
+    groups: dict[str, list[list[int]]] = {}
+    held: dict[str, int] = {}
+    for at, (key, parts) in enumerate(zip(map(repr, keys), rows["n_parts"].to_pylist(), strict=True)):
+        mine = groups.setdefault(key, [])
+        held[key] = held.get(key, 0) + parts
+        if not mine or held[key] > MOST:
+            mine.append([])
+            held[key] = parts
+        mine[-1].append(at)
+    return [group for several in groups.values() for group in several]
+
+
+def merged(rows: pa.Table, groups: Sequence[Sequence[int]]) -> pa.Table:
+    """Each group of rows as one.
+
+    Args:
+        rows: columns of bundles.
+        groups: the places of those that become one, of which the first has the lowest first object.
+    """
+    made = []
+    for name, field in zip(rows.column_names, rows.schema, strict=True):
+        kind = _COMPARED.get(field.type, field.type)
+        values = rows[name].cast(kind).to_pylist()
+        one = [_one(_WAYS.get(name, "key"), [values[at] for at in group]) for group in groups]
+        made.append(pa.array(one, kind).cast(field.type))
+    return pa.Table.from_arrays(made, schema=rows.schema)
+
+
+def _one(way: Rollup, values: list[Any]) -> Any:
+    """One value of several bundles'; mostly they have the same."""
+    return values[0] if way != "sum" and values.count(values[0]) == len(values) else packed.UP[way](values)
 
 
 def hold(asked: Mapping[str, Sequence[str]]) -> bool:

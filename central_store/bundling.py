@@ -1,61 +1,59 @@
 """The bundles of an open catalog: sheets of them, which follow its parts.
 
-    sheets    file, first, last, crc    in the database: the files, and of which parts each has the bundles
-    renewed   low, high                 parts of which the bundles in files do not count any more
+    sheets    file, last, crc    in the database: the files; of later parts than the last no bundle is in any
+    renewed   study              of these studies no bundle in a file counts
 
-Bundles of what came last, and of what was renewed, are in memory: they are made from the parts again when the
-catalog is opened. Where they are many, they go behind the last file, which is written anew until it is full;
-a file of which much was renewed is written anew too.
+Bundles of what came last, and those of renewed studies, are in memory: they are made from the parts again
+when the catalog is opened. Where they are many, they go behind the last file, which is written anew until it
+is full; what came of one study and modality by then is put together. Where many were renewed, every file
+with some is written anew.
 
 Guarantees: what a batch costs follows the batch, but for one file of about `FULL` rows after `SEAL` of them.
 Both tables change in transactions of the catalog, and files that are in no list are removed when it is
 opened: a crash leaves no bundle missing and none twice.
 
-Leaves to others: the transactions (`central_store.catalog`), the statement (`central_store.bundles`).
+Leaves to others: the transactions (`central_store.catalog`), the statements (`central_store.bundles`).
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from central_store import bundles
-from central_store.sheets import Sheet, Span, coded, joined, read, within, write
+from central_store.sheets import Sheet, coded, joined, put_together, read, write
 
 if TYPE_CHECKING:
     import duckdb
 
 SEAL = 4096
-"""Bundles in memory before they go to a file."""
+"""Bundles in memory before they go to a file; and studies that are renewed before files are written anew."""
 FULL = 1 << 16
 """Rows of a file that gets no more."""
 WIDE = 64 << 20
 """Bytes of the same, whatever a facility sends."""
-PATCHED = 16
-"""Batches that were renewed before their file is written anew."""
 SUFFIX = ".sheet"
 _SLICE = 1 << 16
 """Objects whose bundles are made at once in a rebuild."""
-_END = (1 << 63) - 1
+
+Span = tuple[int, int]
+"""Numbers of objects, both ends included."""
 
 DDL: tuple[str, ...] = (
-    "CREATE TABLE sheets (file VARCHAR NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL, crc BIGINT)",
-    "CREATE TABLE renewed (low BIGINT NOT NULL, high BIGINT NOT NULL)",
+    "CREATE TABLE sheets (file VARCHAR NOT NULL, last BIGINT NOT NULL, crc BIGINT NOT NULL)",
+    "CREATE TABLE renewed (study BIGINT NOT NULL)",
 )
-_LISTED = "SELECT file, first, last, crc FROM sheets ORDER BY first"
-_RENEWED = "SELECT DISTINCT low, high FROM renewed WHERE high <= ?"
-_SPANS = "SELECT first, first + rows - 1 FROM spans WHERE first > ? ORDER BY first"
+_LAST = "SELECT coalesce(max(first + rows), 1) - 1 FROM spans"
+_ENDS = "SELECT first + rows - 1 FROM spans ORDER BY first"
 
 
 @dataclass(frozen=True)
 class _File:
-    """A sheet in a file, which has the bundles of these parts."""
-
     path: Path
-    span: Span
+    last: int
     sheet: Sheet
 
 
@@ -73,60 +71,62 @@ class Bundles:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path, *, seal: int = SEAL) -> None:
         self._connection, self._folder, self._seal = connection, folder, seal
-        listed = connection.execute(_LISTED).fetchall()
+        self._recent: list[Sheet] = []
+        self._renewed: list[Sheet] = []
+        self._fresh: list[tuple[Sequence[int], int, Sheet]] = []
+        listed = connection.execute("SELECT file, last, crc FROM sheets ORDER BY last").fetchall()
         for path in folder.glob(f"*{SUFFIX}"):
             if path.name not in {file for file, *_ in listed}:
                 path.unlink()
+        renewed = [study for (study,) in connection.execute("SELECT DISTINCT study FROM renewed").fetchall()]
         self._files = [
-            _File(folder / file, (low, high), read(folder / file, crc)) for file, low, high, crc in listed
+            _File(folder / file, last, read(folder / file, crc).without(renewed))
+            for file, last, crc in listed
         ]
-        self._recent: list[Sheet] = []
-        self._fresh: list[tuple[Span, Sheet]] = []
-        self._through = self._sealed
-        for span in connection.execute(_RENEWED, [self._sealed]).fetchall():
-            self._take(span)
-        (last,) = connection.execute("SELECT coalesce(max(first + rows), 1) - 1 FROM spans").fetchall()[0]
-        if last > self._sealed:
-            self._take((self._sealed + 1, last))
-        self.kept()
+        if renewed:
+            self._renewed = [self._made(bundles.OF_STUDIES, studies=renewed)]
+        ((self._last,),) = connection.execute(_LAST).fetchall()
+        if self._last > self._sealed:
+            self._recent = [self._made(bundles.OF_PARTS, low=self._sealed + 1, high=self._last, but=renewed)]
 
     @property
     def _sealed(self) -> int:
-        """No bundle of later parts is in a file."""
-        return self._files[-1].span[1] if self._files else 0
+        return self._files[-1].last if self._files else 0
+
+    def _made(self, sql: str, **given: Any) -> Sheet:
+        return Sheet(coded(self._connection.sql(sql, params=given).to_arrow_table()))
 
     def sheets(self) -> Sequence[Sheet]:
-        """All of them: each bundle that counts is in one."""
-        return (*(file.sheet for file in self._files), *self._recent)
+        """All of them: what counts of a part is in one bundle."""
+        return (*(file.sheet for file in self._files), *self._renewed, *self._recent)
 
     # -- within a transaction of the catalog: afterwards say `kept` or `forgotten` ------------------
 
     def add(self, span: Span) -> None:
-        """Take in the bundles of a new batch, which has these parts."""
-        self._take(span)
-
-    def renew(self, spans: Sequence[Span]) -> None:
-        """Make the bundles of batches with these parts anew: counts changed, or numbers, or the rows went."""
-        for low, high in spans:
-            self._connection.execute("INSERT INTO renewed VALUES (?, ?)", [low, high])
-            self._take((low, high))
-
-    def _take(self, span: Span) -> None:
+        """Take in the bundles of a new batch's parts."""
         low, high = span
-        rows = self._connection.sql(bundles.SELECT, params={"low": low, "high": high}).to_arrow_table()
-        self._fresh.append((span, Sheet(coded(rows))))
+        self._fresh.append(((), high, self._made(bundles.OF_PARTS, low=low, high=high, but=[])))
+
+    def renew(self, studies: Sequence[int]) -> None:
+        """Make the bundles of these studies anew: counts changed, or numbers, or rows went."""
+        if studies:
+            self._connection.execute("INSERT INTO renewed SELECT unnest($1::BIGINT[])", [list(studies)])
+            self._fresh.append((studies, 0, self._made(bundles.OF_STUDIES, studies=list(studies))))
 
     def kept(self) -> None:
         """The transaction is lasting."""
-        for span, made in self._fresh:
-            self._files = [replace(file, sheet=file.sheet.without([span])) for file in self._files]
-            self._recent = [sheet.without([span]) for sheet in self._recent]
-            self._through = max(self._through, span[1])
-            if len(made.rows):
+        for studies, last, made in self._fresh:
+            self._last = max(self._last, last)
+            if studies:
+                self._files = [_File(f.path, f.last, f.sheet.without(studies)) for f in self._files]
+                self._recent = [sheet.without(studies) for sheet in self._recent]
+                self._renewed = [*(sheet.without(studies) for sheet in self._renewed), made]
+            else:
                 self._recent.append(made)
         self._fresh.clear()
-        while len(self._recent) > 1 and len(self._recent[-2].rows) < 2 * len(self._recent[-1].rows):
-            self._recent[-2:] = [joined(self._recent[-2:])]
+        for pieces in (self._recent, self._renewed):
+            while len(pieces) > 1 and len(pieces[-2].rows) < 2 * len(pieces[-1].rows):
+                pieces[-2:] = [joined(pieces[-2:])]
 
     def forgotten(self) -> None:
         """The transaction failed."""
@@ -140,51 +140,67 @@ class Bundles:
         Args:
             settle: leave nothing in files that does not count any more.
         """
-        for file in self._files:
-            if len(file.sheet.dropped) >= (1 if settle else PATCHED):
-                self._write(file, file.span)
-        new = [sheet.rows for sheet in self._recent if sheet.span[1] > self._sealed]
-        if sum(map(len, new)) >= self._seal or sum(rows.nbytes for rows in new) >= WIDE // 4:
-            last = self._files[-1] if self._files else None
-            if last is None or len(last.sheet.rows) >= FULL or last.sheet.rows.nbytes >= WIDE:
-                self._write(None, (self._sealed + 1, self._through))
-            else:
-                self._write(last, (last.span[0], self._through))
+        dropped = [file for file in self._files if file.sheet.dropped]
+        if dropped and (settle or sum(len(file.sheet.dropped) for file in dropped) > self._seal):
+            self._write(dropped, [*self._renewed, *self._recent], whole=True)
+        elif sum(len(s.rows) for s in self._recent) > self._seal or _wide(self._recent) > WIDE // 4:
+            self._write([], self._recent)
 
-    def _write(self, old: _File | None, span: Span) -> None:
-        """Put the rows of these parts into a file, perhaps in the place of another one."""
-        path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
-        crc = write(path, joined([*([old.sheet] if old else []), *within(self._recent, span)]))
+    def _write(self, anew: Sequence[_File], new: Sequence[Sheet], *, whole: bool = False) -> None:
+        """Put sheets into a file, or behind the last one; write others anew without what does not count.
+
+        Args:
+            anew: the others.
+            new: the sheets.
+            whole: they are all there are in memory.
+        """
+        behind = self._files[-1] if self._files else None
+        if behind and (len(behind.sheet.rows) >= FULL or _wide([behind.sheet]) >= WIDE):
+            behind = None
+        old = [file for file in self._files if file is behind or file in anew]
+        made = [self._file(file.last, file.sheet) for file in old if file is not behind]
+        made.append(self._file(self._last, put_together(behind and behind.sheet, new)))
         execute = self._connection.execute
         execute("BEGIN")
         try:
-            execute("DELETE FROM sheets WHERE file = ?", [old.path.name if old else ""])
-            execute("INSERT INTO sheets VALUES (?, ?, ?, ?)", [path.name, *span, crc])
-            execute("DELETE FROM renewed WHERE low >= ? AND high <= ?", [*span])
+            for file in old:
+                execute("DELETE FROM sheets WHERE file = ?", [file.path.name])
+            for file, crc in made:
+                execute("INSERT INTO sheets VALUES (?, ?, ?)", [file.path.name, file.last, crc])
+            if whole:
+                execute("DELETE FROM renewed")
         except BaseException:
             execute("ROLLBACK")
             raise
         execute("COMMIT")
-        made = _File(path, span, read(path, crc))
-        self._files = sorted([*(file for file in self._files if file is not old), made], key=lambda f: f.span)
-        self._recent = [sheet.without([span]) for sheet in self._recent]
-        self._recent = [sheet for sheet in self._recent if len(sheet.kept())]
-        if old:
-            old.path.unlink()
+        stay = [file for file in self._files if file not in old]
+        self._files = sorted([*stay, *(file for file, _ in made)], key=lambda file: file.last)
+        self._recent = []
+        if whole:
+            self._renewed = []
+        for file in old:
+            file.path.unlink()
+
+    def _file(self, last: int, sheet: Sheet) -> tuple[_File, int]:
+        path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
+        crc = write(path, joined([sheet]))
+        return _File(path, last, read(path, crc)), crc
 
     def remake(self) -> None:
-        """Make all of them from the parts, which they are not of yet: the last step of a rebuild."""
-        spans = self._connection.execute(_SPANS, [self._through]).fetchall()
-        low, high = self._through + 1, self._through
-        for _, last in spans:
-            high = last
+        """Make all of them from the parts, of which there are none yet: the last step of a rebuild."""
+        low, high = 1, 0
+        for (high,) in self._connection.execute(_ENDS).fetchall():
             if high - low >= _SLICE:
-                self._taken((low, high))
+                self._take((low, high))
                 low = high + 1
-        if high >= low:
-            self._taken((low, high))
+        if low <= high:
+            self._take((low, high))
 
-    def _taken(self, span: Span) -> None:
-        self._take(span)
+    def _take(self, span: Span) -> None:
+        self.add(span)
         self.kept()
         self.tidy()
+
+
+def _wide(sheets: Iterable[Sheet]) -> int:
+    return sum(sheet.rows.nbytes for sheet in sheets)

@@ -38,7 +38,7 @@ from central_store.lookups import Lookups
 from central_store.packs import Place
 from central_store.publish import Publishing
 from central_store.settings import Settings
-from central_store.sheets import Sheet, Span
+from central_store.sheets import Sheet
 from central_store.watch import Watch
 from schemas import conditions, names
 from schemas.conditions import Point, Points
@@ -53,6 +53,8 @@ VERSION = hashlib.sha256("\n".join((*tables.TABLES, *tables.DERIVED, keyruns.SHA
 """Of the shape of tables and runs, and of what is derived within them: another one means a rebuild."""
 
 _NONE: Points = {}
+_KEYS = 64
+"""Keys of a kind that are sealed at once for each bundle that is."""
 
 
 class Catalog:
@@ -111,7 +113,7 @@ class Catalog:
     def _open_beside(self) -> None:
         folder = self._layout.catalog.parent
         self._lookups = Lookups(self._connection, folder, seal=self._seal)
-        self._bundles = Bundles(self._connection, folder, seal=self._seal >> 6)
+        self._bundles = Bundles(self._connection, folder, seal=self._seal // _KEYS)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class Catalog:
             if tombstones.erased(self._layout, batch):
                 return  # `erase` adds its line
             with self._transaction():
-                span = load(self._connection, self._lookups, self._layout, batch)
+                self._bundles.add(load(self._connection, self._lookups, self._layout, batch))
                 sources, instances = (self._again(kind, batch.facility) for kind in lookups.WITHIN)
                 self._notes.added([batch.batch])
                 if instances:
@@ -143,7 +145,6 @@ class Catalog:
                 if sources:
                     self._bundles.renew(self._mark(tables.MARKED, {"numbers": sources}))
                     self._notes.standing()
-                self._bundles.add(span)
                 self._notes.keep()
             self._notes.flush()
             if self._connection.execute(tables.FORKED, {"batch": batch.batch}).fetchall():
@@ -172,10 +173,10 @@ class Catalog:
             self._layout.traces.touch()
             durable.fsync_dir(self._layout.traces.parent)
             with self._transaction():
-                digests, spans = erase(self._connection, self._lookups, self._layout, batch)
+                digests, studies = erase(self._connection, self._lookups, self._layout, batch)
                 self._notes.add("erased", *batch)
                 found = self._lookups.find("source_digest", digests, [batch.facility])
-                self._bundles.renew([*spans, *self._mark(tables.MARKED, {"numbers": found})])
+                self._bundles.renew([*studies, *self._mark(tables.MARKED, {"numbers": found})])
                 self._notes.standing()
                 self._notes.keep()
             self._notes.flush()
@@ -191,11 +192,11 @@ class Catalog:
     def _column(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
         return column(self._connection, sql, parameters)
 
-    def _mark(self, marked: str, parameters: Mapping[str, Any] | None = None) -> list[Span]:
+    def _mark(self, marked: str, parameters: Mapping[str, Any] | None = None) -> list[int]:
         """Decide anew which row of a file stands in answers, for the objects that a statement finds.
 
         Returns:
-            The objects of batches of which it is another one for some.
+            The numbers of studies that are not what they were.
         """
         self._connection.execute(marked, parameters)
         self._connection.execute(tables.FLIPPED)
@@ -203,7 +204,7 @@ class Catalog:
             return []
         for statement in tables.FLIP:
             self._connection.execute(statement)
-        return self._connection.execute(tables.FLIPPED_SPANS).fetchall()
+        return self._column(tables.FLIPPED_STUDIES)
 
     def _look_for_damage(self) -> None:
         """Let rows of damaged batches stand behind others of the same file, and repaired ones no more."""

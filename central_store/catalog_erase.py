@@ -17,17 +17,15 @@ from central_store.batches import Batch
 from central_store.catalog_load import add_line, column
 from central_store.layout import Layout
 from central_store.lookups import Lookups
-from central_store.sheets import Span
 
 
 def erase(
     connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch
-) -> tuple[list[str], list[Span]]:
+) -> tuple[list[str], list[int]]:
     """Take a batch's rows out.
 
     Returns:
-        The source digests of its files, which others may stand for now; the spans of batches whose bundles are
-        others now.
+        The source digests of its files, which others may stand for now; studies that are not what they were.
 
     Raises:
         duckdb.Error: the database failed.
@@ -48,4 +46,4 @@ def erase(
     numbers = lookups.find("sop_instance_uid", uids, [batch.facility])
     column(connection, tables.CONFLICT, {"numbers": numbers, "facility": batch.facility})
     execute(tables.ADD_ERASED, [batch.batch])
-    return [digest for digest, _ in keys], execute(tables.RENEWED, named).fetchall()
+    return [digest for digest, _ in keys], column(connection, tables.RENEWED)

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from central_store import batches, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
+from central_store.bundling import Span
 from central_store.catalog_file import CatalogError
 from central_store.layout import Layout
 from central_store.lookups import Lookups
-from central_store.sheets import Span
 from schemas import manifest, ustar
 from schemas.container import TABLE
 from schemas.errors import FormatError
@@ -33,8 +33,10 @@ _B = ustar.BLOCK
 def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> Span:
     """Add a committed batch: its objects, its parts, their keys, and its line into `batches`.
 
-    The temporary tables `fresh` and `fresh_parts` hold its rows until the next one. Returns the numbers of its
-    first and last object.
+    The temporary tables `fresh` and `fresh_parts` hold its rows until the next one.
+
+    Returns:
+        The numbers of its first and its last object.
 
     Raises:
         CatalogError: its manifest cannot be read.

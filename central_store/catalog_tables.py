@@ -136,7 +136,7 @@ _KEYS = " UNION ALL ".join(
 )
 KEYS = f"SELECT kind, key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
 """What the look-ups need to know of a batch."""
-DERIVED = (packed.sql(), KEYS, bundles.SELECT, sheets.SHAPE, *FOLDED.values())
+DERIVED = (packed.sql(), KEYS, bundles.OF_PARTS, sheets.SHAPE, *FOLDED.values())
 """How values of tables follow from others: a reader relies on it as on their shape."""
 SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
 ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -154,8 +154,7 @@ FLIPPED = """CREATE OR REPLACE TEMP TABLE flipped AS SELECT * FROM (
     FROM objects o JOIN parts p ON p.part = o.part JOIN batches b ON b.batch_id = p.batch_id
     WHERE o.number IN (SELECT number FROM marked)
 ) WHERE was <> now"""
-FLIPPED_SPANS = """SELECT first, first + rows - 1 FROM spans
-WHERE batch_id IN (SELECT batch_id FROM flipped)"""
+FLIPPED_STUDIES = "SELECT DISTINCT study FROM parts WHERE part IN (SELECT part FROM flipped)"
 FLIP: tuple[str, ...] = (
     "UPDATE objects SET duplicate = NOT duplicate WHERE number IN (SELECT number FROM flipped)",
     f"""UPDATE parts SET {", ".join(f"{name} = c.{name}" for name in _TOTALS.split(", "))}
@@ -185,7 +184,7 @@ ERASED = "SELECT 1 FROM erased WHERE batch_id = ?"
 ADD_ERASED = "INSERT INTO erased VALUES (?)"
 KEYS_OF_BATCH = f"SELECT DISTINCT source_digest, sop_instance_uid FROM objects o WHERE {_ERASED}"
 ERASE: tuple[str, ...] = (
-    "CREATE OR REPLACE TEMP TABLE gone AS SELECT part FROM parts WHERE batch_id = $batch",
+    "CREATE OR REPLACE TEMP TABLE gone AS SELECT part, study FROM parts WHERE batch_id = $batch",
     f"DELETE FROM objects o WHERE {_ERASED}",
     "DELETE FROM parts WHERE batch_id = $batch",
 )
@@ -198,9 +197,8 @@ WHERE {number} IN (SELECT part FROM gone) GROUP BY {number}""",
     for name, number in conditions.ENTITIES.items()
 }
 """A study or series whose first part went is numbered by the first that is left: a later batch finds it."""
-RENEWED = """SELECT first, first + rows - 1 FROM spans WHERE batch_id = $batch OR batch_id IN (
-    SELECT batch_id FROM parts WHERE study IN (SELECT new FROM moved_study))"""
-"""After an erasure: the objects of batches whose bundles are not what they were."""
+RENEWED = "SELECT study FROM gone UNION SELECT new FROM moved_study"
+"""After an erasure: studies that are not what they were, by their old numbers and by the new ones."""
 _NEW_KEYS = " UNION ALL ".join(
     (
         *(

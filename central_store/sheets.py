@@ -1,12 +1,12 @@
-"""A sheet of bundles: rows that lie together as columns, in memory or in a mapped file, and which of them match.
+"""A sheet of bundles: rows that lie together as columns, in memory or in a mapped file; and which match.
 
 The file is an Arrow IPC file of one record batch (https://arrow.apache.org/docs/format/Columnar.html), with
-the columns of `central_store.bundles` in the order of their parts. It is mapped, so that its columns are used
-as they lie on the disk and need no memory of ours. What is compared for all rows (facility, texts) is a number
-in a dictionary: a condition is decided once for each different value.
+the columns of `central_store.bundles`. It is mapped, so that its columns are used as they lie on the disk and
+need no memory of ours. What is compared for all rows (facility, texts) is a number in a dictionary: a
+condition is decided once for each different value.
 
 Guarantees: a file is written whole and never changed. One that does not have the bytes that were written is
-refused before anything of it is used. Rows that no longer count are left out by their part's number.
+refused before anything of it is used. Rows of studies that no longer count are left out.
 
 Leaves to others: which sheets there are (`central_store.bundling`).
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,18 +23,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store.bundles import FOLDED, SCHEMA
+from central_store.bundles import FOLDED, SCHEMA, merged, together
 from central_store.keyruns import Sorted
 from schemas import columns, conditions
 from schemas.columns import Column
 from schemas.errors import Damaged
 from schemas.names import FacilityName
 from schemas.transit import durable
-
-Span = tuple[int, int]
-"""Numbers of parts, both ends included."""
-LAST = (1 << 63) - 1
-"""No part has a higher number."""
 
 _CODED = ("facility", *FOLDED.values())
 _STORED = pa.schema(
@@ -50,34 +45,27 @@ _FEW = 8
 
 
 class Sheet:
-    """Bundles, by ascending part.
+    """Bundles that lie together.
 
     Args:
-        rows: of the schema of bundles, or as `stored` gives them.
-        dropped: of these parts no row counts.
+        rows: of the schema of sheets: what `coded` makes.
+        dropped: numbers of studies of which no row counts.
     """
 
-    def __init__(self, rows: pa.RecordBatch, dropped: Sequence[Span] = ()) -> None:
-        self.rows = rows if rows.schema.equals(_STORED) else coded(rows)
-        self.dropped = tuple(dropped)
+    def __init__(self, rows: pa.RecordBatch, dropped: Sequence[int] = ()) -> None:
+        self.rows, self.dropped = rows, tuple(dropped)
 
-    def without(self, spans: Iterable[Span]) -> Sheet:
-        """The same, but for rows of these parts."""
-        mine = [span for span in spans if self.span[0] <= span[1] and span[0] <= self.span[1]]
-        return Sheet(self.rows, (*self.dropped, *mine)) if mine and len(self.rows) else self
-
-    @cached_property
-    def span(self) -> Span:
-        """The lowest and the highest part."""
-        ends = pc.min_max(self.rows["part"]).as_py()
-        return (0, -1) if ends["min"] is None else (ends["min"], ends["max"])
+    def without(self, studies: Sequence[int]) -> Sheet:
+        """The same, but for rows of these studies."""
+        mine = [study for study in sorted({*studies}) if self._by_study.find([study])]
+        return Sheet(self.rows, (*self.dropped, *mine)) if mine else self
 
     def kept(self) -> pa.RecordBatch:
         """The rows that count."""
-        return self.rows.filter(self._counts(self.rows["part"])) if self.dropped else self.rows
+        return self.rows.filter(self._counts(self.rows["study"])) if self.dropped else self.rows
 
-    def _counts(self, parts: pa.Array) -> pa.Array:
-        return reduce(pc.and_, (_outside(parts, span) for span in self.dropped))
+    def _counts(self, studies: pa.Array) -> pa.Array:
+        return pc.invert(pc.is_in(studies, value_set=pa.array(self.dropped, pa.int64())))
 
     def matching(
         self,
@@ -102,24 +90,13 @@ class Sheet:
         masks += [_meets(rows, columns.by_name[name], values) for name, values in asked.items()]
         mask = reduce(pc.and_, masks)
         at = near.filter(mask) if near is not None else pc.indices_nonzero(mask)
-        return at.filter(self._counts(self.rows["part"].take(at))) if self.dropped else at
+        return at.filter(self._counts(self.rows["study"].take(at))) if self.dropped else at
 
     @cached_property
     def _by_study(self) -> Sorted:
         studies = self.rows["study"]
         order = pc.array_sort_indices(studies)
         return Sorted(studies.take(order).cast(pa.uint64()), order.cast(pa.uint64()))
-
-
-def _outside(parts: pa.Array, span: Span) -> pa.Array:
-    low, high = (pa.scalar(end, pa.int64()) for end in span)
-    return pc.or_(pc.less(parts, low), pc.greater(parts, high))
-
-
-def within(sheets: Iterable[Sheet], span: Span) -> list[Sheet]:
-    """The sheets with only the rows of these parts."""
-    low, high = span
-    return [sheet.without([(-1, low - 1), (high + 1, LAST)]) for sheet in sheets]
 
 
 def _some(rows: pa.RecordBatch, at: pa.Array, asked: Mapping[str, Any]) -> dict[str, pa.Array]:
@@ -177,6 +154,30 @@ def joined(sheets: Sequence[Sheet]) -> Sheet:
     """The rows of several that count, as one sheet."""
     rows = [sheet.kept() for sheet in sheets]
     return Sheet(_whole(pa.Table.from_batches(rows, _STORED).unify_dictionaries()))
+
+
+def put_together(old: Sheet | None, new: Sequence[Sheet]) -> Sheet:
+    """All rows that count, where new ones are put together with others of the same study and key.
+
+    Args:
+        old: whose rows are put together as far as they can be.
+        new: the others.
+    """
+    rows = plain(joined([*([old] if old else []), *new]).rows)
+    studies = joined(new).rows["study"].unique()
+    touched = pc.is_in(rows["study"], value_set=studies)
+    some = rows.filter(touched).sort_by("first_object")
+    groups = together(some)
+    return Sheet(coded(pa.concat_tables([rows.filter(pc.invert(touched)), merged(some, groups)])))
+
+
+def plain(rows: pa.RecordBatch) -> pa.Table:
+    """Rows of sheets with texts in the place of their numbers."""
+    found = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for column in rows.columns
+    ]
+    return pa.table(found, schema=pa.schema([SCHEMA.field(name) for name in rows.schema.names]))
 
 
 def _whole(table: pa.Table) -> pa.RecordBatch:

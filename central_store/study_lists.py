@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store import packed
-from central_store.bundles import SCHEMA, SERIES
-from central_store.sheets import Sheet
-from schemas import columns, query
-from schemas.columns import Rollup
+from central_store.bundles import SCHEMA, SERIES, merged
+from central_store.sheets import Sheet, plain
+from schemas import query
 from schemas.messages import SearchRequest
 from schemas.names import FacilityName
 from schemas.query import MAX_ROWS
@@ -31,12 +28,6 @@ from schemas.query import MAX_ROWS
 _COUNTED = ["study", "study_date", "n_instances", "object_bytes"]
 _SHOWN = tuple(query.schema("study"))
 _READ = ["study", "first_object", SERIES, *(each.name for each in _SHOWN if each.name != "n_series")]
-_WAYS = {column.name: way for column, way in columns.at_level("study")} | {
-    "n_instances": "sum",
-    SERIES: "list",
-}
-_NUMBERS = {pa.timestamp("us", tz="UTC"): pa.int64()}
-"""Types whose values are compared as others: each list of times looks for a package of time zones."""
 _ONE = pa.scalar(1, pa.int64())
 _ORDER = [("study_date", "descending"), ("study_uid", "ascending"), ("facility", "ascending")]
 
@@ -114,15 +105,8 @@ def _ordered(hits: Sequence[Hit]) -> pa.Table:
 
 def _read(hits: Sequence[Hit], names: list[str]) -> pa.Table:
     """Columns of the rows, with texts in the place of their numbers."""
-    found = [sheet.rows.select(names).take(at) for sheet, at in hits]
-    schema = pa.schema([SCHEMA.field(name) for name in names])
-    plain = [[_plain(column) for column in rows.columns] for rows in found]
-    parts = [pa.Table.from_arrays(each, schema=schema) for each in plain]
-    return pa.concat_tables(parts or [schema.empty_table()]).combine_chunks()
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    found = [plain(sheet.rows.select(names).take(at)) for sheet, at in hits]
+    return pa.concat_tables(found or [SCHEMA.empty_table().select(names)]).combine_chunks()
 
 
 def _grouped(rows: pa.Table) -> pa.Table:
@@ -133,21 +117,12 @@ def _grouped(rows: pa.Table) -> pa.Table:
         return rows
     mixed = pc.is_in(rows["study"], value_set=several)
     taken = rows.filter(mixed)
-    taken = taken.take(pc.sort_indices(taken, sort_keys=[("study", "ascending"), ("first_object", "ascending")]))
+    taken = taken.take(
+        pc.sort_indices(taken, sort_keys=[("study", "ascending"), ("first_object", "ascending")])
+    )
     studies = taken["study"].to_pylist()
     groups = [[*places] for _, places in groupby(range(len(studies)), studies.__getitem__)]
-    made = []
-    for name, field in zip(rows.column_names, rows.schema, strict=True):
-        way, kind = _WAYS.get(name, "key"), _NUMBERS.get(field.type, field.type)
-        values = taken[name].cast(kind).to_pylist()
-        merged = [_merged(way, values[group[0] : group[-1] + 1]) for group in groups]
-        made.append(pa.array(merged, kind).cast(field.type))
-    return pa.concat_tables([rows.filter(pc.invert(mixed)), pa.Table.from_arrays(made, schema=rows.schema)])
-
-
-def _merged(way: Rollup, values: list[Any]) -> Any:
-    """One value of several bundles'; mostly they have the same."""
-    return values[0] if way != "sum" and values.count(values[0]) == len(values) else packed.UP[way](values)
+    return pa.concat_tables([rows.filter(pc.invert(mixed)), merged(taken, groups)])
 
 
 def _shown(rows: pa.Table) -> pa.Table:
