@@ -15,7 +15,7 @@ Leaves to others: keeping them (`central_store.bundling`), which match (`central
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -87,6 +87,32 @@ OF_PARTS = _select("part BETWEEN $low AND $high AND study NOT IN (SELECT unnest(
 """The bundles of parts with these numbers, but for some studies: all parts of a batch, or of several."""
 OF_STUDIES = _select("study IN (SELECT unnest($studies::BIGINT[]))")
 """The bundles of studies."""
+
+
+def of_parts(parts: pa.Table, fold: Callable[[list[str | None]], list[str | None]]) -> pa.Table:
+    """Each part as a bundle of its own; what `OF_PARTS` says of many at once.
+
+    Args:
+        parts: shared columns, numbers, and what parts sum up.
+        fold: texts in lower case, as DuckDB has it.
+    """
+    folded = {name: fold(parts[name].to_pylist()) for name in FOLDED}
+    made: dict[str, Any] = {FOLDED[name]: values for name, values in folded.items()}
+    made[SERIES] = _listed(parts["series_uid"])
+    made["n_parts"] = [1] * len(parts)
+    for each in SCHEMA:
+        if each.name not in made:
+            values = parts[each.name]
+            made[each.name] = _listed(values) if _is_listed(each, values) else values
+    return pa.table(made, schema=SCHEMA)
+
+
+def _is_listed(shown: pa.Field, values: pa.ChunkedArray) -> bool:
+    return pa.types.is_list(shown.type) and not pa.types.is_list(values.type)
+
+
+def _listed(values: pa.ChunkedArray) -> list[list[Any]]:
+    return [[] if value is None else [value] for value in values.to_pylist()]
 
 
 def together(rows: pa.Table) -> list[list[int]]:

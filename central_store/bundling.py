@@ -28,6 +28,7 @@ from central_store.sheets import Sheet, coded, joined, put_together, read, write
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 SEAL = 4096
 """Bundles in memory before they go to a file; and studies that are renewed before files are written anew."""
@@ -39,14 +40,12 @@ SUFFIX = ".sheet"
 _SLICE = 1 << 16
 """Objects whose bundles are made at once in a rebuild."""
 
-Span = tuple[int, int]
-"""Numbers of objects, both ends included."""
-
 DDL: tuple[str, ...] = (
     "CREATE TABLE sheets (file VARCHAR NOT NULL, last BIGINT NOT NULL, crc BIGINT NOT NULL)",
     "CREATE TABLE renewed (study BIGINT NOT NULL)",
 )
 _LAST = "SELECT coalesce(max(first + rows), 1) - 1 FROM spans"
+_FOLD = "SELECT t, lower(t) FROM (SELECT unnest($1::VARCHAR[]) AS t)"
 _ENDS = "SELECT first + rows - 1 FROM spans ORDER BY first"
 
 
@@ -102,10 +101,19 @@ class Bundles:
 
     # -- within a transaction of the catalog: afterwards say `kept` or `forgotten` ------------------
 
-    def add(self, span: Span) -> None:
-        """Take in the bundles of a new batch's parts."""
-        low, high = span
-        self._fresh.append(((), high, self._made(bundles.OF_PARTS, low=low, high=high, but=[])))
+    def add(self, parts: pa.Table, last: int) -> None:
+        """Take in the bundles of a new batch.
+
+        Args:
+            parts: as `central_store.catalog_rows.arrange` makes them.
+            last: the number of its last object.
+        """
+        self._fresh.append(((), last, Sheet(coded(bundles.of_parts(parts, self._folded)))))
+
+    def _folded(self, texts: list[str | None]) -> list[str | None]:
+        other = {text for text in texts if text and not text.isascii()}
+        known = dict(self._connection.execute(_FOLD, [[*other]]).fetchall()) if other else {}
+        return [text and known.get(text, text.lower()) for text in texts]
 
     def renew(self, studies: Sequence[int]) -> None:
         """Make the bundles of these studies anew: counts changed, or numbers, or rows went."""
@@ -191,14 +199,14 @@ class Bundles:
         low, high = 1, 0
         for (high,) in self._connection.execute(_ENDS).fetchall():
             if high - low >= _SLICE:
-                self._take((low, high))
+                self._take(low, high)
                 low = high + 1
         if low <= high:
-            self._take((low, high))
+            self._take(low, high)
 
-    def _take(self, span: Span) -> None:
-        self.add(span)
-        self.kept()
+    def _take(self, low: int, high: int) -> None:
+        self._recent.append(self._made(bundles.OF_PARTS, low=low, high=high, but=[]))
+        self._last = high
         self.tidy()
 
 

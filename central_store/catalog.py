@@ -24,6 +24,7 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from central_store import batches, keyruns, lookups, packs, tombstones
 from central_store import catalog_tables as tables
@@ -33,6 +34,7 @@ from central_store.catalog_erase import erase
 from central_store.catalog_file import CatalogError, connect, drop, translated
 from central_store.catalog_load import column, load, take
 from central_store.change_notes import Notes
+from central_store.keys import WITHIN
 from central_store.layout import Layout
 from central_store.lookups import Lookups
 from central_store.packs import Place
@@ -134,8 +136,9 @@ class Catalog:
             if tombstones.erased(self._layout, batch):
                 return  # `erase` adds its line
             with self._transaction():
-                self._bundles.add(load(self._connection, self._lookups, self._layout, batch))
-                sources, instances = (self._again(kind, batch.facility) for kind in lookups.WITHIN)
+                loaded = load(self._connection, self._lookups, self._layout, batch)
+                self._bundles.add(loaded.parts, loaded.last)
+                sources, instances = (self._again(kind, loaded.keys) for kind in WITHIN)
                 self._notes.added([batch.batch])
                 if instances:
                     parameters = {"numbers": instances, "facility": batch.facility}
@@ -183,11 +186,11 @@ class Catalog:
             self._lookups.tidy()
             self._bundles.tidy(settle=True)
 
-    def _again(self, kind: str, facility: FacilityName) -> list[int]:
-        """Numbers of its objects that have a key of its batch just loaded; none if each has its own."""
-        values = self._column(f'SELECT "{kind}" FROM fresh')  # noqa: S608  # a name of ours
-        found = self._lookups.find(kind, values, [facility])
-        return found if len(found) > len(set(values)) else []
+    def _again(self, kind: str, keys: pa.Table) -> list[int]:
+        """Numbers of its objects that have a key of the batch just loaded; none if each has its own."""
+        mine = keys.filter(pc.equal(keys["kind"], kind))["key"].to_pylist()
+        found = self._lookups.of_keys(kind, mine)
+        return sorted(found) if len(found) > len({*mine}) else []
 
     def _column(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
         return column(self._connection, sql, parameters)

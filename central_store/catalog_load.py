@@ -10,60 +10,89 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store import batches, tombstones
+from central_store import batches, keys, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
-from central_store.bundling import Span
 from central_store.catalog_file import CatalogError
+from central_store.catalog_rows import arrange
 from central_store.layout import Layout
 from central_store.lookups import Lookups
 from schemas import manifest, ustar
+from schemas.conditions import ENTITIES
 from schemas.container import TABLE
 from schemas.errors import FormatError
 
 _B = ustar.BLOCK
 
 
-def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> Span:
+class Loaded(NamedTuple):
+    """A batch that was added."""
+
+    parts: pa.Table
+    """Its parts, as `central_store.catalog_rows.arrange` makes them."""
+    keys: pa.Table
+    """Its keys."""
+    last: int
+    """The number of its last object."""
+
+
+def load(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> Loaded:
     """Add a committed batch: its objects, its parts, their keys, and its line into `batches`.
-
-    The temporary tables `fresh` and `fresh_parts` hold its rows until the next one.
-
-    Returns:
-        The numbers of its first and its last object.
 
     Raises:
         CatalogError: its manifest cannot be read.
         duckdb.Error: the database failed.
     """
-    execute = connection.execute
     folder = layout.manifest(*batch)
     front = [(folder / name).stat().st_size for name in batches.FILES[:3]]
     head = sum(_B + size + len(ustar.padding(size)) for size in front)
     rows = _with_offsets(_rows(folder / TABLE, batch), head)
     (first,) = column(connection, tables.NEXT)
+    objects, parts = arrange(rows, first)
+    parts = _as_known(connection, lookups, parts, batch)
+    _insert(connection, tables.ADD_OBJECTS, objects)
+    _insert(connection, tables.ADD_PARTS, parts, {"batch": batch.batch})
+    found = keys.of_batch(objects, parts)
+    lookups.add(found)
+    add_line(connection, layout, batch)
+    connection.execute(tables.ADD_SPAN, [batch.batch, first, len(rows)])
+    return Loaded(parts, found, first + len(rows) - 1)
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, sql: str, rows: pa.Table, given: Any = None) -> None:
     connection.register("incoming", rows)
     try:
-        execute(tables.FRESH, {"first": first})
+        connection.execute(sql, given)
     finally:
         with suppress(duckdb.Error):  # in a transaction that failed
             connection.unregister("incoming")
-    execute(tables.FRESH_PARTS)
-    for kind, (values, update) in tables.ENTITIES.items():
-        if found := lookups.find(kind, column(connection, values)):
-            execute(update, {"found": found})
-    execute(tables.ADD_OBJECTS)
-    execute(tables.ADD_PARTS, {"batch": batch.batch})
-    lookups.add(connection.sql(tables.KEYS).to_arrow_table())
-    add_line(connection, layout, batch)
-    execute(tables.ADD_SPAN, [batch.batch, first, len(rows)])
-    return first, first + len(rows) - 1
+
+
+def _as_known(
+    connection: duckdb.DuckDBPyConnection, lookups: Lookups, parts: pa.Table, batch: Batch
+) -> pa.Table:
+    """The parts with the numbers of studies and series that were there before."""
+    asked = {kind: {*parts[kind].to_pylist()} for kind in ENTITIES}
+    found = sorted({number for kind, uids in asked.items() for number in lookups.find(kind, [*uids])})
+    if not found:
+        return parts
+    given = {"found": found, "facility": batch.facility}
+    known: dict[tuple[str | None, ...], int] = {}
+    for study_uid, series_uid, study, series in connection.execute(tables.KNOWN, given).fetchall():
+        known[(study_uid,)], known[study_uid, series_uid] = study, series
+    uids = list(zip(*(parts[kind].to_pylist() for kind in ENTITIES), strict=True))
+    for at, number in enumerate(ENTITIES.values()):
+        mine = parts[number].to_pylist()
+        numbers = [known.get(uid[: at + 1], one) for uid, one in zip(uids, mine, strict=True)]
+        place = parts.schema.get_field_index(number)
+        parts = parts.set_column(place, number, pa.array(numbers, pa.int64()))
+    return parts
 
 
 def take(connection: duckdb.DuckDBPyConnection, lookups: Lookups, layout: Layout, batch: Batch) -> None:

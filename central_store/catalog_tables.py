@@ -22,7 +22,7 @@ finds what a scan of all rows would.
 
 from __future__ import annotations
 
-from central_store import bundles, bundling, lookups, packed, sheets
+from central_store import bundles, bundling, keys, lookups, packed, sheets
 from schemas import columns, conditions
 from schemas.columns import Column
 
@@ -91,52 +91,22 @@ FROM objects o JOIN parts p ON p.part = o.part""",
 )
 
 NEXT = "SELECT coalesce(max(first + rows), 1) FROM spans"
-FRESH = f"""CREATE OR REPLACE TEMP TABLE fresh AS
-SELECT *, min(number) OVER (PARTITION BY {_SHARED}) AS part FROM (
-    SELECT *, $first - 1 + row_number() OVER (
-        ORDER BY study_uid, series_uid, instance_number, object_offset) AS number
-    FROM incoming)"""
-FRESH_PARTS = f"""CREATE OR REPLACE TEMP TABLE fresh_parts AS
-SELECT part, min(part) OVER (PARTITION BY study_uid) AS study,
-    min(part) OVER (PARTITION BY study_uid, series_uid) AS series, {_SHARED}
-FROM fresh WHERE number = part"""
-ENTITIES: dict[str, tuple[str, str]] = {
-    name: (
-        f"SELECT DISTINCT {name} FROM fresh",
-        f"""UPDATE fresh_parts f SET {number} = p.{number} FROM parts p
-WHERE p.part IN (SELECT unnest($found::BIGINT[])) AND p.facility = f.facility
-AND {" AND ".join(f"p.{key} IS NOT DISTINCT FROM f.{key}" for key in list(conditions.ENTITIES)[: at + 1])}""",
-    )
-    for at, (name, number) in enumerate(conditions.ENTITIES.items())
-}
-"""For study and series: the values a batch brings, and taking the numbers they have already."""
+KNOWN = f"""SELECT {", ".join([*conditions.ENTITIES, *conditions.ENTITIES.values()])} FROM parts
+WHERE part IN (SELECT unnest($found::BIGINT[])) AND facility = $facility"""
+"""The first parts of studies and series."""
 ADD_OBJECTS = f"""INSERT INTO objects ({_names(OWN)}, number, part, object_offset, duplicate)
-SELECT {_names(OWN)}, number, part, object_offset, false FROM fresh ORDER BY number"""
+SELECT {_names(OWN)}, number, part, object_offset, false FROM incoming ORDER BY number"""
 ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_TOTALS}, {_FOLDED}, packed)
-SELECT {_SHARED}, f.part, study, series, $batch, {_TOTALS}, {_FOLDS}, {packed.sql()} FROM fresh_parts f JOIN (
-    SELECT part, {_COUNTS} FROM (SELECT *, false AS duplicate FROM fresh) GROUP BY part) c ON c.part = f.part
-ORDER BY f.part"""
+SELECT {_SHARED}, part, study, series, $batch, {_TOTALS}, {_FOLDS}, {packed.sql()}
+FROM incoming ORDER BY part"""
 _TOKENS = tuple(c.name for c in SHARED if c.search == "token")
-_KEYS = " UNION ALL ".join(
-    (
-        *(
-            f"SELECT '{kind}' AS kind, {lookups.key_sql(kind, kind)} AS key, number FROM fresh"
-            for kind in lookups.OBJECTS
-        ),
-        *(
-            f"SELECT '{kind}', {lookups.key_sql(kind, kind)}, part FROM fresh_parts WHERE part = {number}"
-            for kind, number in conditions.ENTITIES.items()
-        ),
-        *(
-            f"SELECT DISTINCT '{conditions.TOKEN}', {lookups.key_sql(conditions.TOKEN, 'value')}, study "
-            f"FROM (SELECT unnest({name}) AS value, study FROM fresh_parts)"
-            for name in _TOKENS
-        ),
-    )
+DERIVED = (
+    packed.sql(),
+    *(keys.key_sql(kind, kind) for kind in keys.KINDS),
+    bundles.OF_PARTS,
+    sheets.SHAPE,
+    *FOLDED.values(),
 )
-KEYS = f"SELECT kind, key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
-"""What the look-ups need to know of a batch."""
-DERIVED = (packed.sql(), KEYS, bundles.OF_PARTS, sheets.SHAPE, *FOLDED.values())
 """How values of tables follow from others: a reader relies on it as on their shape."""
 SEEN = "SELECT 1 FROM batches WHERE batch_id = ?"
 ADD_BATCH = "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -202,12 +172,12 @@ RENEWED = "SELECT study FROM gone UNION SELECT new FROM moved_study"
 _NEW_KEYS = " UNION ALL ".join(
     (
         *(
-            f"SELECT '{kind}' AS kind, {lookups.key_sql(kind, f'p.{kind}')} AS key, m.new AS number "
+            f"SELECT '{kind}' AS kind, {keys.key_sql(kind, f'p.{kind}')} AS key, m.new AS number "
             f"FROM moved_{number} m JOIN parts p ON p.part = m.new"
             for kind, number in conditions.ENTITIES.items()
         ),
         *(
-            f"SELECT DISTINCT '{conditions.TOKEN}', {lookups.key_sql(conditions.TOKEN, 'value')}, new FROM ("
+            f"SELECT DISTINCT '{conditions.TOKEN}', {keys.key_sql(conditions.TOKEN, 'value')}, new FROM ("
             f"SELECT unnest(p.{name}) AS value, m.new FROM moved_study m JOIN parts p ON p.study = m.new)"
             for name in _TOKENS
         ),

@@ -3,10 +3,7 @@
     recent    kind, key, number    what came last, in the database: part of a batch's transaction
     runs      file, kind, entries  which sorted files (`central_store.keyruns`) hold the rest
 
-A key is 64 bits of the value's MD5, which DuckDB and Python both have; nothing rests on nobody finding two
-values with one key. Of the kinds `WITHIN`, which are looked for within a facility, its first 12 bits are the
-facility's: what a facility's next batch is compared with lies together, and not on a page for each key. A
-kind of `OBJECTS` leads to numbers of objects; tokens to those of studies, as their UIDs do.
+What keys are, and where a kind of them leads, says `central_store.keys`.
 
 Guarantees: a look-up and an addition cost the same however large the archive is: the recent keys are at most
 about `SEAL`, and the runs few, because `FAN` runs of about one size become one, in a thread beside the
@@ -20,12 +17,11 @@ value with the same key.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import operator
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +29,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from central_store.keyruns import Recent, Run, Stopped, merge, write
-from schemas import columns
-from schemas.conditions import ENTITIES, TOKEN
+from central_store.keys import KINDS, WITHIN, keys
 from schemas.errors import Damaged
 
 if TYPE_CHECKING:
@@ -47,42 +42,10 @@ SEAL = 1 << 18
 FAN = 8
 SUFFIX = ".run"
 
-OBJECTS: tuple[str, ...] = tuple(c.name for c in columns.COLUMNS if c.distinct)
-WITHIN: tuple[str, ...] = ("source_digest", "sop_instance_uid")
-KINDS: tuple[str, ...] = (*OBJECTS, *ENTITIES, TOKEN)
-
 DDL: tuple[str, ...] = (
     "CREATE TABLE runs (file VARCHAR NOT NULL, kind VARCHAR NOT NULL, entries BIGINT NOT NULL)",
     "CREATE TABLE recent (kind VARCHAR NOT NULL, key UBIGINT NOT NULL, number UBIGINT NOT NULL)",
 )
-
-
-_VALUE_BITS = 52
-_OWNER = ((1 << 64) - 1) ^ ((1 << _VALUE_BITS) - 1)
-
-
-def key(value: str | None) -> int:
-    """The key of a value; `key_sql` says the same in SQL."""
-    digest = hashlib.md5((value or "").encode(), usedforsecurity=False).digest()
-    return int.from_bytes(digest[8:], "little")
-
-
-def keys(kind: str, values: Iterable[str | None], owners: Iterable[str]) -> Iterator[list[int]]:
-    """The keys of values of this kind, ascending; of the kinds `WITHIN`, those of each owner."""
-    plain = {*map(key, values)}
-    if kind not in WITHIN:
-        yield sorted(plain)
-        return
-    for owner in map(key, owners):
-        yield sorted((owner & _OWNER) | (each >> (64 - _VALUE_BITS)) for each in plain)
-
-
-def key_sql(kind: str, value: str) -> str:
-    """The key of a value as an expression; of the kinds `WITHIN`, of a column `facility` too."""
-    plain = f"md5_number_lower(coalesce({value}, ''))"
-    if kind not in WITHIN:
-        return plain
-    return f"((md5_number_lower(facility) & {_OWNER}::UBIGINT) | ({plain} >> {64 - _VALUE_BITS}))"
 
 
 class Lookups:
@@ -156,11 +119,15 @@ class Lookups:
             values: what is looked for.
             owners: of a kind `WITHIN`, the facilities whose rows are meant.
         """
-        pieces, found = (*self._recent[kind], *self._runs[kind]), set[int]()
+        found = set[int]()
         for asked in keys(kind, values, owners) if values else ():
-            for piece in pieces:
-                found.update(piece.find(asked))
+            found.update(self.of_keys(kind, asked))
         return sorted(found)
+
+    def of_keys(self, kind: str, asked: Sequence[int]) -> set[int]:
+        """Numbers of the rows with these keys, which ascend."""
+        pieces = (*self._recent[kind], *self._runs[kind])
+        return {number for piece in pieces for number in piece.find(asked)}
 
     def tidy(self, *, settle: bool = False) -> None:
         """Seal one kind's recent keys if they are many, and keep the runs few; between transactions.

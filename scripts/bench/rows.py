@@ -23,6 +23,9 @@ import pyarrow.parquet as pq
 from central_store import catalog_tables as tables
 from central_store import packed
 from central_store.catalog import Catalog
+from central_store.keys import OBJECTS, key_sql
+from schemas import columns
+from schemas.conditions import ENTITIES, TOKEN
 
 CHUNK = 4_000
 """Parts that are loaded in one transaction, unless they have more than `MOST` objects."""
@@ -90,6 +93,22 @@ SELECT part + i AS number, part, 4096 + i * (each_bytes + 1024) AS object_offset
     (piece * 1000 + i + 1)::INTEGER AS instance_number, 512 AS "rows", 512 AS "columns", 12 AS bits,
     []::VARCHAR[] AS flags
 FROM incoming, LATERAL (SELECT unnest(range(objects)) AS i) ORDER BY number"""
+_KEYS = " UNION ALL ".join(
+    (
+        *(f"SELECT '{kind}' AS kind, {key_sql(kind, kind)} AS key, number FROM fresh" for kind in OBJECTS),
+        *(
+            f"SELECT '{kind}', {key_sql(kind, kind)}, part FROM fresh_parts WHERE part = {number}"
+            for kind, number in ENTITIES.items()
+        ),
+        *(
+            f"SELECT DISTINCT '{TOKEN}', {key_sql(TOKEN, 'value')}, study "
+            f"FROM (SELECT unnest({column.name}) AS value, study FROM fresh_parts)"
+            for column in columns.COLUMNS
+            if column.search == "token"
+        ),
+    )
+)
+_SORTED = f"SELECT kind, key, number::UBIGINT AS number FROM ({_KEYS}) ORDER BY kind, key"
 _FRESH = (
     """CREATE OR REPLACE TEMP VIEW fresh AS
 SELECT o.*, p.facility FROM objects o JOIN parts p ON p.part = o.part
@@ -131,7 +150,7 @@ def fill(catalog: Catalog, objects: int, work: Path, told: Callable[[int], None]
         connection.execute(_ADD_OBJECTS)
         for sql in _FRESH:
             connection.execute(sql.format(low=low, high=high))
-        catalog._lookups.add(connection.sql(tables.KEYS).to_arrow_table())
+        catalog._lookups.add(connection.sql(_SORTED).to_arrow_table())
         connection.execute(
             "INSERT INTO spans SELECT batch_id, min(part), sum(objects) FROM incoming GROUP BY batch_id"
         )

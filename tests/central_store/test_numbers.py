@@ -5,18 +5,18 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from central_store import lookups
+from central_store import keys
 from schemas import conditions
 
 
-@pytest.mark.parametrize("kind", lookups.KINDS)
+@pytest.mark.parametrize("kind", keys.KINDS)
 def test_keys_are_the_same_in_python_and_sql(kind: str) -> None:
     values, owner = ["", "1.2.3", "ä" * 70, "a\0b", None, "𝔘"], "clinic-ä"
     with duckdb.connect() as database:
-        sql = f"SELECT {lookups.key_sql(kind, 'v')} FROM (SELECT unnest($v::VARCHAR[]) AS v, $f AS facility)"
+        sql = f"SELECT {keys.key_sql(kind, 'v')} FROM (SELECT unnest($v::VARCHAR[]) AS v, $f AS facility)"
         found = [key for (key,) in database.execute(sql, {"v": values, "f": owner}).fetchall()]
-    assert found == [key for value in values for [key] in lookups.keys(kind, [value], [owner])]
-    within = kind in lookups.WITHIN
+    assert found == [key for value in values for [key] in keys.keys(kind, [value], [owner])]
+    within = kind in keys.WITHIN
     assert len({key >> 52 for key in found}) == (1 if within else len(values) - 1)  # "" and None are one
 
 
