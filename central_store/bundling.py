@@ -167,7 +167,7 @@ class Bundles:
             behind = None
         old = [file for file in self._files if file is behind or file in anew]
         made = [self._file(file.last, file.sheet) for file in old if file is not behind]
-        made.append(self._file(self._last, put_together(behind and behind.sheet, new)))
+        made.append(self._file(self._last, put_together(behind.sheet if behind else None, new)))
         execute = self._connection.execute
         execute("BEGIN")
         try:

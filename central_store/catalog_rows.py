@@ -65,7 +65,8 @@ def _same(rows: pa.Table) -> list[int]:
         codes = _codes(rows[name].chunk(0))
         many = pa.scalar(pc.max(codes).as_py() + 1, pa.int64())
         found = _counted(pc.add(pc.multiply(found, many), codes))  # both are below the number of rows
-    return found.to_pylist()
+    parts: list[int] = found.to_pylist()
+    return parts
 
 
 def _codes(values: pa.Array) -> pa.Array:

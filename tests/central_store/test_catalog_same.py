@@ -45,6 +45,7 @@ def any_row(rng: random.Random) -> dict[str, Any]:
     made["menu"] = rng.choice(["Thorax", "thorax a", "Knee_%", None])
     made["patient_id_tokens"] = rng.sample([token(f"p{n}") for n in range(3)], rng.randrange(3))
     made["person_tokens"] = rng.sample([token(f"p{n}") for n in range(3)], rng.randrange(2))
+    made["institution"] = rng.choice([None, "Klinik Süd", "klinik süd", "KLINIK\nSÜD", "Süd (1)"])
     made["series_number"] = rng.choice([1, 2, None])
     made["transfer_syntax_uid"] = rng.choice(["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
     made["sealed_identity"] = rng.choice([b"seal 1", b"seal 2"])
@@ -190,6 +191,9 @@ CONDITIONS: list[dict[str, Any]] = [
     {"study_date": ["2024-01-02..2024-01-03"]},
     {"study_date": ["2024-01-02.."], "modality": ["ct", "m*"], "facility": ["clinic-a", "hospital_b"]},
     {"modality": ["CT"]},
+    {"institution": ["klinik?s*"], "modality": ["*T", "MR"]},
+    {"institution": ["*süd", "Nord"]},
+    {"institution": ["*(1)"]},
 ]
 STATE = (
     "SELECT * FROM instances ORDER BY ALL",
@@ -233,7 +237,7 @@ def bundled(catalog: Catalog) -> list[Any]:
 def check_searches(made: Made, catalog: Catalog, rng: random.Random) -> None:
     rows = made.standing()
     asking = itertools.product(CONDITIONS, LEVELS, [["clinic-a"], ["clinic-a", "hospital_b"]])
-    for conditions, level, owners in rng.sample(list(asking), 42):
+    for conditions, level, owners in rng.sample(list(asking), 48):
         mine = [r for r in rows if r["facility"] in owners]
         built = query.build(asked(level, conditions), [names.facility_name(name) for name in owners])
         answer = catalog.table(built.rows, built.parameters, built.points).cast(built.schema).to_pylist()
