@@ -30,6 +30,9 @@ CARD = messages.StoreCard(
 )  # fmt: skip
 
 
+INSTITUTIONS = [None, "Klinik Süd", "klinik süd", "KLINIK\nSÜD", "Süd (1)"]
+
+
 def any_row(rng: random.Random) -> dict[str, Any]:
     """Few values of everything, so that files come again, instances conflict and series are mixed."""
     study, series, number = rng.randrange(3), rng.randrange(2), rng.randrange(3)
@@ -45,7 +48,7 @@ def any_row(rng: random.Random) -> dict[str, Any]:
     made["menu"] = rng.choice(["Thorax", "thorax a", "Knee_%", None])
     made["patient_id_tokens"] = rng.sample([token(f"p{n}") for n in range(3)], rng.randrange(3))
     made["person_tokens"] = rng.sample([token(f"p{n}") for n in range(3)], rng.randrange(2))
-    made["institution"] = rng.choice([None, "Klinik Süd", "klinik süd", "KLINIK\nSÜD", "Süd (1)"])
+    made["institution"] = INSTITUTIONS[(study + series + number) % len(INSTITUTIONS)]
     made["series_number"] = rng.choice([1, 2, None])
     made["transfer_syntax_uid"] = rng.choice(["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
     made["sealed_identity"] = rng.choice([b"seal 1", b"seal 2"])
