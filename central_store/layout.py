@@ -9,7 +9,7 @@
     grants/<owner>.<reader>.json           who may read whose rows
     objects/packs/<aa>/<batch-id>.tar      the batch as it came out of its seal      immutable
     manifests/<facility>/<batch-id>/       publishing this folder is the commit      immutable
-    catalog/catalog.duckdb  *.run          derived: tables, and look-ups beside them
+    catalog/catalog.duckdb *.run *.sheet   derived: tables; look-ups and bundles beside them
     views/<facility>.duckdb .state .lock   rows for SQL from outside (`central_store.sql_rows`): derived
     catalog/published.duckdb  *.parquet    the same for readers (`central_store.publish`)
     shelves/<facility>/in, out             what that facility reaches

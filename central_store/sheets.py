@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,6 +82,8 @@ class Sheet:
             studies: numbers of the only studies that may match, ascending; None: of any.
         """
         rows, near = self.rows, None
+        if not self._days_meet(asked.get("study_date", ())):
+            return pa.array([], pa.int64())
         if studies is not None:
             near = pa.array(sorted(self._by_study.find(studies)), pa.int64())
             if not len(near):
@@ -91,6 +94,21 @@ class Sheet:
         mask = reduce(pc.and_, masks)
         at = near.filter(mask) if near is not None else pc.indices_nonzero(mask)
         return at.filter(self._counts(self.rows["study"].take(at))) if self.dropped else at
+
+    def _days_meet(self, periods: Sequence[str]) -> bool:
+        """Whether a day of any row may lie in one: mostly the days of one sheet lie together."""
+        least, most = self._days
+        spans = [
+            [conditions.day(each) if each else None for each in period.split("..")] for period in periods
+        ]
+        return not spans or any(
+            least and (not first or first <= most) and (not last or last >= least) for first, last in spans
+        )
+
+    @cached_property
+    def _days(self) -> tuple[date | None, date | None]:
+        ends = pc.min_max(self.rows["study_date"]).as_py()
+        return ends["min"], ends["max"]
 
     @cached_property
     def _by_study(self) -> Sorted:

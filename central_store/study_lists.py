@@ -59,48 +59,51 @@ class Listed:
             pc.sum(self._keys[name]).as_py() or 0 for name in ("n_instances", "object_bytes")
         )
         self.matches = pc.count_distinct(self._keys["study"]).as_py()
+        self._alone = self.matches == len(self._keys)
         self._first, self._last = request.offset, request.offset + min(request.limit, MAX_ROWS)
 
     def page(self) -> pa.Table:
         """The rows asked for."""
-        page = _ordered(self._newest()).slice(self._first, self._last - self._first)
-        rows = _grouped(_read(self._of(page["study"]), _READ))
-        places = pc.index_in(page["study"], value_set=rows["study"].combine_chunks())
-        return _shown(rows.take(places))
+        hits = self._hits if self.matches <= self._last else self._of(self._up_to_last())
+        if self._first:
+            keys = self._once(_read(hits, ["study", "study_date", "study_uid", "facility"]))
+            hits = self._of(keys["study"].take(pc.sort_indices(keys, sort_keys=_ORDER))[self._first :])
+        rows = _read(hits, _READ)
+        rows = rows if self._alone else _grouped(rows)
+        return _shown(rows.take(pc.sort_indices(rows, sort_keys=_ORDER)))
 
-    def _newest(self) -> list[Hit]:
-        """The rows of all studies that their days let onto the page or before it."""
-        if self.matches <= self._last:
-            return self._hits
-        days = _first_days(self._keys)
-        newest = pc.select_k_unstable(days, self._last, [("study_date", "descending")])
-        last = days["study_date"][newest[-1].as_py()]
-        if not last.is_valid:  # those without a day come last, and are as one day
-            return self._hits
-        return self._of(days["study"].filter(pc.greater_equal(days["study_date"], last)))
+    def _up_to_last(self) -> pa.ChunkedArray:
+        """The studies on the page or before it: all of later days, and of one day the first by UID."""
+        keys = self._once(self._keys.select(["study", "study_date"]))
+        days = keys["study_date"]
+        last = days[pc.array_sort_indices(days, order="descending")[self._last - 1].as_py()]
+        # Those without a day come last, and are as one day.
+        later = pc.fill_null(pc.greater(days, last), False) if last.is_valid else days.is_valid()
+        of_day = pc.equal(days, last) if last.is_valid else days.is_null()
+        newer = keys["study"].filter(later)
+        same = self._once(_read(self._of(keys["study"].filter(of_day)), ["study", "study_uid", "facility"]))
+        first = same["study"].take(pc.select_k_unstable(same, self._last - len(newer), _ORDER[1:]))
+        return pa.chunked_array([*newer.chunks, *first.chunks], pa.int64())
+
+    def _once(self, keys: pa.Table) -> pa.Table:
+        """Of rows with studies, and what is the same for each, each study once, with its first day."""
+        if self._alone:
+            return keys
+        days = [(name, "min") for name in keys.column_names if name == "study_date"]
+        same = [name for name in keys.column_names if name != "study_date"]
+        found = keys.group_by(same, use_threads=False).aggregate(days)
+        return found.rename_columns([*same, *(name for name, _ in days)])
 
     def _of(self, studies: pa.ChunkedArray) -> list[Hit]:
         """The rows of these studies."""
         if len(studies) == self.matches:
             return self._hits
         wanted = studies.combine_chunks()
-        return [
+        found = [
             (sheet, at.filter(pc.is_in(sheet.rows["study"].take(at), value_set=wanted)))
             for sheet, at in self._hits
         ]
-
-
-def _first_days(keys: pa.Table) -> pa.Table:
-    """Of rows with studies and days each study once, with its first day, and what else it has."""
-    more = [name for name in keys.column_names if name in ("study_uid", "facility")]
-    found = keys.group_by(["study", *more], use_threads=False).aggregate([("study_date", "min")])
-    return found.rename_columns(["study", *more, "study_date"])
-
-
-def _ordered(hits: Sequence[Hit]) -> pa.Table:
-    """Studies in the order of answers."""
-    keys = _first_days(_read(hits, ["study", "study_date", "study_uid", "facility"]))
-    return keys.take(pc.sort_indices(keys, sort_keys=_ORDER))
+        return [(sheet, at) for sheet, at in found if len(at)]
 
 
 def _read(hits: Sequence[Hit], names: list[str]) -> pa.Table:
