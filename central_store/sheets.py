@@ -2,8 +2,8 @@
 
 The file is an Arrow IPC file of one record batch (https://arrow.apache.org/docs/format/Columnar.html), with
 the columns of `central_store.bundles`. It is mapped, so that its columns are used as they lie on the disk and
-need no memory of ours. What is compared for all rows (facility, texts) is a number in a dictionary: a
-condition is decided once for each different value.
+need no memory of ours. Rows of a facility lie together, newest first, and by UID within a day. Its name and
+texts that are searched are numbers in a dictionary: a condition is decided once for each different value.
 
 Guarantees: a file is written whole and never changed. One that does not have the bytes that were written is
 refused before anything of it is used. Rows of studies that no longer count are left out.
@@ -13,9 +13,8 @@ Leaves to others: which sheets there are (`central_store.bundling`).
 
 from __future__ import annotations
 
-import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from functools import cached_property, reduce
 from pathlib import Path
@@ -27,7 +26,6 @@ import pyarrow.compute as pc
 from central_store.bundles import FOLDED, SCHEMA, merged, together
 from central_store.keyruns import Sorted
 from schemas import columns, conditions
-from schemas.columns import Column
 from schemas.errors import Damaged
 from schemas.names import FacilityName
 from schemas.transit import durable
@@ -39,7 +37,7 @@ _STORED = pa.schema(
         for each in SCHEMA
     ]
 )
-SHAPE = _STORED.to_string()
+SHAPE = f"{_STORED.to_string()}: by facility, newest first, by UID"
 """What changes when a file is written otherwise."""
 _FEW = 8
 """Codes that are compared one by one."""
@@ -74,41 +72,62 @@ class Sheet:
         owners: Sequence[FacilityName],
         studies: Sequence[int] | None,
     ) -> pa.Array:
-        """The places of rows of these owners that meet the conditions.
+        """The places of rows of these owners that meet the conditions, ascending.
 
         Args:
             asked: for which `bundles.hold`.
-            owners: of whom rows may be seen.
+            owners: of whom rows are meant.
             studies: numbers of the only studies that may match, ascending; None: of any.
         """
-        rows, near = self.rows, None
         if not self._days_meet(asked.get("study_date", ())):
-            return pa.array([], pa.int64())
-        if studies is not None:
-            near = pa.array(sorted(self._by_study.find(studies)), pa.int64())
-            if not len(near):
-                return near
-            rows = _some(rows, near, asked)
-        masks = [_coded(rows["facility"], frozenset[str](owners).__contains__)]
-        masks += [_meets(rows, columns.by_name[name], values) for name, values in asked.items()]
-        mask = reduce(pc.and_, masks)
-        at = near.filter(mask) if near is not None else pc.indices_nonzero(mask)
+            return _NOWHERE
+        if studies is None:
+            found = [self._matching(low, high, asked) for low, high in self._spans(frozenset(owners))]
+            at = pa.concat_arrays(found) if found else _NOWHERE
+        else:
+            at = pa.array(sorted(self._by_study.find(studies)), pa.uint64())
+            if len(at):
+                rows = _some(self.rows, at, asked)
+                whose = _coded(rows["facility"], _is_one(rows["facility"].dictionary, owners))
+                at = at.filter(reduce(pc.and_, _masks(rows, asked), whose))
         return at.filter(self._counts(self.rows["study"].take(at))) if self.dropped else at
+
+    def _matching(self, low: int, high: int, asked: Mapping[str, Sequence[str]]) -> pa.Array:
+        rows = self.rows.slice(low, high - low)
+        mask = reduce(pc.and_, _masks(rows, asked), rows["study"].is_valid())
+        return pc.add(pc.indices_nonzero(mask), pa.scalar(low, pa.uint64()))
+
+    def _spans(self, owners: frozenset[str]) -> list[tuple[int, int]]:
+        """From where to where rows of these facilities lie."""
+        found: list[tuple[int, int]] = []
+        for name, low, high in self._whose:
+            if name in owners:
+                behind = found and found[-1][1] == low
+                found.append((found.pop()[0] if behind else low, high))
+        return found
+
+    @cached_property
+    def _whose(self) -> list[tuple[str, int, int]]:
+        """The facilities, and from where to where the rows of each lie."""
+        runs = pc.run_end_encode(self.rows["facility"].indices)
+        names = self.rows["facility"].dictionary.take(runs.values).to_pylist()
+        ends = runs.run_ends.to_pylist()
+        return list(zip(names, [0, *ends], ends, strict=False))
 
     def _days_meet(self, periods: Sequence[str]) -> bool:
         """Whether a day of any row may lie in one: mostly the days of one sheet lie together."""
+        if not periods or self._days is None:
+            return not periods
         least, most = self._days
         spans = [
             [conditions.day(each) if each else None for each in period.split("..")] for period in periods
         ]
-        return not spans or any(
-            least and (not first or first <= most) and (not last or last >= least) for first, last in spans
-        )
+        return any((not first or first <= most) and (not last or last >= least) for first, last in spans)
 
     @cached_property
-    def _days(self) -> tuple[date | None, date | None]:
+    def _days(self) -> tuple[date, date] | None:
         ends = pc.min_max(self.rows["study_date"]).as_py()
-        return ends["min"], ends["max"]
+        return None if ends["min"] is None else (ends["min"], ends["max"])
 
     @cached_property
     def _by_study(self) -> Sorted:
@@ -117,40 +136,59 @@ class Sheet:
         return Sorted(studies.take(order).cast(pa.uint64()), order.cast(pa.uint64()))
 
 
+_NOWHERE = pa.array([], pa.uint64())
+
+
 def _some(rows: pa.RecordBatch, at: pa.Array, asked: Mapping[str, Any]) -> dict[str, pa.Array]:
     """Of some rows the columns that conditions are on."""
     names = {"facility", *(FOLDED.get(name, name) for name in asked)}
     return {name: rows[name].take(at) for name in names}
 
 
-def _meets(rows: Any, column: Column, values: Sequence[str]) -> pa.Array:
-    """Of each row whether a column meets one of the conditions' values."""
-    if column.search == "text":
-        return _coded(rows[FOLDED[column.name]], _like(values))
-    if column.search == "date":
-        return reduce(pc.or_, (_within(rows[column.name], value) for value in values))
-    if column.name in _CODED:
-        return _coded(rows[column.name], frozenset(values).__contains__)
-    if column.search == "token":
-        wanted = frozenset(values)
-        return pa.array([not wanted.isdisjoint(found) for found in rows[column.name].to_pylist()], pa.bool_())
-    return pc.is_in(rows[column.name], value_set=pa.array(values, column.arrow))
+def _masks(rows: Any, asked: Mapping[str, Sequence[str]]) -> Iterator[pa.Array]:
+    """For each condition, of each row whether it is met; null, too, if not."""
+    for name, values in asked.items():
+        column = columns.by_name[name]
+        found = rows[FOLDED.get(name, name)]
+        if column.search == "text":
+            yield _coded(found, _is_like(found.dictionary, values))
+        elif column.search == "date":
+            yield reduce(pc.or_, (_within(found, value) for value in values))
+        elif column.search == "token":
+            wanted = frozenset(values)
+            yield pa.array([not wanted.isdisjoint(each) for each in found.to_pylist()], pa.bool_())
+        elif name in _CODED:
+            yield _coded(found, _is_one(found.dictionary, values))
+        else:
+            yield _is_one(found, values)
 
 
-def _coded(found: pa.DictionaryArray, wanted: Callable[[str], Any]) -> pa.Array:
-    codes = [code for code, value in enumerate(found.dictionary.to_pylist()) if wanted(value)]
+def _coded(found: pa.DictionaryArray, wanted: pa.Array) -> pa.Array:
+    """Of each row whether the value that its code stands for is wanted."""
+    codes = pc.indices_nonzero(wanted).cast(pa.int32())
     if len(codes) > _FEW:
-        return pc.is_in(found.indices, value_set=pa.array(codes, found.indices.type))
-    if not codes:
-        return pa.nulls(len(found), pa.bool_())  # of none it is known that it matches
-    return reduce(pc.or_, (pc.equal(found.indices, pa.scalar(code, pa.int32())) for code in codes))
+        return pc.is_in(found.indices, value_set=codes)
+    if not len(codes):
+        return pa.nulls(len(found), pa.bool_())
+    return reduce(pc.or_, (pc.equal(found.indices, code) for code in codes))
 
 
-def _like(values: Sequence[str]) -> Callable[[str], Any]:
-    """Whether a text in lower case is like one of these, where `*` and `?` stand for any."""
-    ways = {"*": ".*", "?": "."}
-    patterns = ("".join(ways.get(char) or re.escape(char) for char in value.lower()) for value in values)
-    return re.compile("|".join(patterns), re.DOTALL).fullmatch
+def _is_one(found: pa.Array, values: Sequence[str]) -> pa.Array:
+    return pc.is_in(found, value_set=pa.array(values, pa.string()))
+
+
+def _is_like(found: pa.Array, values: Sequence[str]) -> pa.Array:
+    """Whether texts in lower case are like one of these, where `*` and `?` stand for any.
+
+    In time that grows with the text alone: Arrow uses RE2.
+    """
+    lower = [value.lower() for value in values]
+    wild = [value for value in lower if {*value} & {*"*?"}]
+    masks = [pc.match_like(found, "".join(_LIKE.get(char, char) for char in value)) for value in wild]
+    return reduce(pc.or_, masks, _is_one(found, [value for value in lower if value not in wild]))
+
+
+_LIKE = {"*": "%", "?": "_", "%": "\\%", "_": "\\_", "\\": "\\\\"}
 
 
 def _within(days: pa.Array, period: str) -> pa.Array:
@@ -199,7 +237,16 @@ def plain(rows: pa.RecordBatch) -> pa.Table:
 
 
 def _whole(table: pa.Table) -> pa.RecordBatch:
-    return table.combine_chunks().to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], _STORED)
+    """In the order of sheets, as one piece."""
+    if not len(table):
+        return pa.RecordBatch.from_pylist([], _STORED)
+    rows = table.combine_chunks().to_batches()[0]
+    keys = [rows["facility"].indices, rows["study_date"], rows["study_uid"]]
+    order = pc.sort_indices(pa.table(keys, names=["0", "1", "2"]), sort_keys=_ORDER)
+    return rows.take(order)
+
+
+_ORDER = [("0", "ascending"), ("1", "descending"), ("2", "ascending")]
 
 
 class _Summed:

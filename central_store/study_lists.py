@@ -52,14 +52,17 @@ class Listed:
         owners: Sequence[FacilityName],
         studies: Sequence[int] | None,
     ) -> None:
-        found = [(sheet, sheet.matching(request.conditions, owners, studies)) for sheet in sheets]
+        wanted = request.conditions.get("facility", owners)
+        whose = [owner for owner in owners if owner in wanted]
+        found = [(sheet, sheet.matching(request.conditions, whose, studies)) for sheet in sheets]
         self._hits: list[Hit] = [(sheet, at) for sheet, at in found if len(at)]
         self._keys = _read(self._hits, _COUNTED)
         self.instances, self.bytes = (
             pc.sum(self._keys[name]).as_py() or 0 for name in ("n_instances", "object_bytes")
         )
-        self.matches = pc.count_distinct(self._keys["study"]).as_py()
-        self._alone = self.matches == len(self._keys)
+        self.matches = len(self._keys["study"].unique())  # in two thirds of the time of `count_distinct`
+        self._more = len(self._keys) - self.matches  # rows of studies that have several
+        self._in_order = len(whose) == 1
         self._first, self._last = request.offset, request.offset + min(request.limit, MAX_ROWS)
 
     def page(self) -> pa.Table:
@@ -69,7 +72,7 @@ class Listed:
             keys = self._once(_read(hits, ["study", "study_date", "study_uid", "facility"]))
             hits = self._of(keys["study"].take(pc.sort_indices(keys, sort_keys=_ORDER))[self._first :])
         rows = _read(hits, _READ)
-        rows = rows if self._alone else _grouped(rows)
+        rows = _grouped(rows) if self._more else rows
         return _shown(rows.take(pc.sort_indices(rows, sort_keys=_ORDER)))
 
     def _up_to_last(self) -> pa.ChunkedArray:
@@ -81,13 +84,16 @@ class Listed:
         later = pc.fill_null(pc.greater(days, last), False) if last.is_valid else days.is_valid()
         of_day = pc.equal(days, last) if last.is_valid else days.is_null()
         newer = keys["study"].filter(later)
-        same = self._once(_read(self._of(keys["study"].filter(of_day)), ["study", "study_uid", "facility"]))
-        first = same["study"].take(pc.select_k_unstable(same, self._last - len(newer), _ORDER[1:]))
+        hits, missing = self._of(keys["study"].filter(of_day)), self._last - len(newer)
+        if self._in_order:  # so many rows are at least so many studies
+            hits = [(sheet, at[: missing + self._more]) for sheet, at in hits]
+        same = self._once(_read(hits, ["study", "study_uid", "facility"]))
+        first = same["study"].take(pc.select_k_unstable(same, missing, _ORDER[1:]))
         return pa.chunked_array([*newer.chunks, *first.chunks], pa.int64())
 
     def _once(self, keys: pa.Table) -> pa.Table:
         """Of rows with studies, and what is the same for each, each study once, with its first day."""
-        if self._alone:
+        if not self._more:
             return keys
         days = [(name, "min") for name in keys.column_names if name == "study_date"]
         same = [name for name in keys.column_names if name != "study_date"]
