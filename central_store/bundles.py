@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from central_store import packed
 from schemas import columns, conditions, query
@@ -36,9 +37,8 @@ MOST = 32
 """Parts of a bundle: what is read at once is bounded, whatever a facility sends."""
 
 SERIES = "series"
-"""The column of the UIDs of its series; answers have their number."""
+"""The column of the UIDs of its series: of what several bundles become."""
 _LISTED = columns.by_name["series_uid"]
-_SHOWN = tuple(each for each in query.schema("study") if each.name != "n_series")
 SCHEMA = pa.schema(
     [
         ("part", pa.int64()),
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         (SERIES, columns.by_name["domains"].arrow),
         *((c.name, c.arrow) for c in _TOKENS),
         *((name, pa.string()) for name in FOLDED.values()),
-        *_SHOWN,
+        *query.schema("study"),
     ]
 )
 """The columns of bundles: the number of the first part, of the study, and how many parts; the object by which
@@ -71,6 +71,7 @@ _MADE: dict[str, str] = {
     **{c.name: f'"{c.name}"' for c in _TOKENS},
     **{folded: f'lower("{name}")' for name, folded in FOLDED.items()},
     **{c.name: query.rolled_up(c, way) for c, way in columns.at_level("study")},
+    "n_series": f"len({query.rolled_up(_LISTED, 'list')})",
     "n_instances": "sum(n_instances)::BIGINT",
 }
 _SAME = ", ".join(["study", *(f'"{c.name}"' for c in KEY)])
@@ -99,6 +100,7 @@ def of_parts(parts: pa.Table, fold: Callable[[list[str | None]], list[str | None
     folded = {name: fold(parts[name].to_pylist()) for name in FOLDED}
     made: dict[str, Any] = {FOLDED[name]: values for name, values in folded.items()}
     made[SERIES] = _listed(parts["series_uid"])
+    made["n_series"] = [*map(len, made[SERIES])]
     made["n_parts"] = [1] * len(parts)
     for each in SCHEMA:
         if each.name not in made:
@@ -138,16 +140,17 @@ def merged(rows: pa.Table, groups: Sequence[Sequence[int]]) -> pa.Table:
     """Each group of rows as one.
 
     Args:
-        rows: columns of bundles.
+        rows: columns of bundles, among them `SERIES`.
         groups: the places of those that become one, of which the first has the lowest first object.
     """
-    made = []
+    made: dict[str, pa.Array] = {}
     for name, field in zip(rows.column_names, rows.schema, strict=True):
         kind = _COMPARED.get(field.type, field.type)
         values = rows[name].cast(kind).to_pylist()
         one = [_one(_WAYS.get(name, "key"), [values[at] for at in group]) for group in groups]
-        made.append(pa.array(one, kind).cast(field.type))
-    return pa.Table.from_arrays(made, schema=rows.schema)
+        made[name] = pa.array(one, kind).cast(field.type)
+    made["n_series"] = pc.list_value_length(made[SERIES]).cast(pa.int64())
+    return pa.table(made, schema=rows.schema)
 
 
 def _one(way: Rollup, values: list[Any]) -> Any:

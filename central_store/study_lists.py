@@ -26,8 +26,9 @@ from schemas.names import FacilityName
 from schemas.query import MAX_ROWS
 
 _COUNTED = ["study", "study_date", "n_instances", "object_bytes"]
-_SHOWN = tuple(query.schema("study"))
-_READ = ["study", "first_object", SERIES, *(each.name for each in _SHOWN if each.name != "n_series")]
+_SHOWN = query.schema("study").names
+_GROUPED = ["study", "first_object", SERIES]
+"""What is needed beside it where a study has several bundles."""
 _ONE = pa.scalar(1, pa.int64())
 _ORDER = [("study_date", "descending"), ("study_uid", "ascending"), ("facility", "ascending")]
 
@@ -71,9 +72,8 @@ class Listed:
         if self._first:
             keys = self._once(_read(hits, ["study", "study_date", "study_uid", "facility"]))
             hits = self._of(keys["study"].take(pc.sort_indices(keys, sort_keys=_ORDER))[self._first :])
-        rows = _read(hits, _READ)
-        rows = _grouped(rows) if self._more else rows
-        return _shown(rows.take(pc.sort_indices(rows, sort_keys=_ORDER)))
+        rows = _grouped(_read(hits, [*_SHOWN, *_GROUPED])) if self._more else _read(hits, _SHOWN)
+        return rows.select(_SHOWN).take(pc.sort_indices(rows, sort_keys=_ORDER))
 
     def _up_to_last(self) -> pa.ChunkedArray:
         """The studies on the page or before it: all of later days, and of one day the first by UID."""
@@ -132,9 +132,3 @@ def _grouped(rows: pa.Table) -> pa.Table:
     studies = taken["study"].to_pylist()
     groups = [[*places] for _, places in groupby(range(len(studies)), studies.__getitem__)]
     return pa.concat_tables([rows.filter(pc.invert(mixed)), merged(taken, groups)])
-
-
-def _shown(rows: pa.Table) -> pa.Table:
-    """Bundles as an answer has them."""
-    made = rows.append_column("n_series", pc.list_value_length(rows[SERIES]))
-    return made.select([each.name for each in _SHOWN]).cast(query.schema("study"))
