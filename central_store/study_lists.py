@@ -25,7 +25,7 @@ from schemas.messages import SearchRequest
 from schemas.names import FacilityName
 from schemas.query import MAX_ROWS
 
-_COUNTED = ["study", "study_date", "n_instances", "object_bytes"]
+_COUNTED = ["study", "n_instances", "object_bytes"]
 _SHOWN = query.schema("study").names
 _GROUPED = ["study", "first_object", SERIES]
 """What is needed beside it where a study has several bundles."""
@@ -68,28 +68,28 @@ class Listed:
 
     def page(self) -> pa.Table:
         """The rows asked for."""
-        hits = self._hits if self.matches <= self._last else self._of(self._up_to_last())
-        if self._first:
+        hits, whole = self._hits, self.matches <= self._last
+        if not whole and self._in_order:
+            # Before a row of a study that is shown stand rows of others before it, and further ones of some.
+            first = [(sheet, at[: self._last + self._more]) for sheet, at in hits]
+            hits = _of(hits, _read(first, ["study"])["study"]) if self._more else first
+        elif not whole:
+            hits = _of(hits, self._up_to_last())
+        if self._first or not whole:
             keys = self._once(_read(hits, ["study", "study_date", "study_uid", "facility"]))
-            hits = self._of(keys["study"].take(pc.sort_indices(keys, sort_keys=_ORDER))[self._first :])
+            order = pc.sort_indices(keys, sort_keys=_ORDER)
+            hits = _of(hits, keys["study"].take(order[self._first : self._last]))
         rows = _grouped(_read(hits, [*_SHOWN, *_GROUPED])) if self._more else _read(hits, _SHOWN)
         return rows.select(_SHOWN).take(pc.sort_indices(rows, sort_keys=_ORDER))
 
     def _up_to_last(self) -> pa.ChunkedArray:
-        """The studies on the page or before it: all of later days, and of one day the first by UID."""
-        keys = self._once(self._keys.select(["study", "study_date"]))
+        """The studies on the page or before it, and those of the last one's day: UIDs are not read for it."""
+        keys = self._once(_read(self._hits, ["study", "study_date"]))
         days = keys["study_date"]
         last = days[pc.array_sort_indices(days, order="descending")[self._last - 1].as_py()]
-        # Those without a day come last, and are as one day.
-        later = pc.fill_null(pc.greater(days, last), False) if last.is_valid else days.is_valid()
-        of_day = pc.equal(days, last) if last.is_valid else days.is_null()
-        newer = keys["study"].filter(later)
-        hits, missing = self._of(keys["study"].filter(of_day)), self._last - len(newer)
-        if self._in_order:  # so many rows are at least so many studies
-            hits = [(sheet, at[: missing + self._more]) for sheet, at in hits]
-        same = self._once(_read(hits, ["study", "study_uid", "facility"]))
-        first = same["study"].take(pc.select_k_unstable(same, missing, _ORDER[1:]))
-        return pa.chunked_array([*newer.chunks, *first.chunks], pa.int64())
+        if not last.is_valid:  # those without a day come last, and are as one day
+            return keys["study"]
+        return keys["study"].filter(pc.greater_equal(days, last))
 
     def _once(self, keys: pa.Table) -> pa.Table:
         """Of rows with studies, and what is the same for each, each study once, with its first day."""
@@ -100,16 +100,14 @@ class Listed:
         found = keys.group_by(same, use_threads=False).aggregate(days)
         return found.rename_columns([*same, *(name for name, _ in days)])
 
-    def _of(self, studies: pa.ChunkedArray) -> list[Hit]:
-        """The rows of these studies."""
-        if len(studies) == self.matches:
-            return self._hits
-        wanted = studies.combine_chunks()
-        found = [
-            (sheet, at.filter(pc.is_in(sheet.rows["study"].take(at), value_set=wanted)))
-            for sheet, at in self._hits
-        ]
-        return [(sheet, at) for sheet, at in found if len(at)]
+
+def _of(hits: Sequence[Hit], studies: pa.ChunkedArray) -> list[Hit]:
+    """Those of these studies."""
+    wanted = studies.combine_chunks()
+    mine = [
+        (sheet, at.filter(pc.is_in(sheet.rows["study"].take(at), value_set=wanted))) for sheet, at in hits
+    ]
+    return [(sheet, at) for sheet, at in mine if len(at)]
 
 
 def _read(hits: Sequence[Hit], names: list[str]) -> pa.Table:
