@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SEAL = 4096
 """Bundles in memory before they go to a file; and studies that are renewed before files are written anew."""
+KEYS = 64
+"""So many recent keys of look-ups go to a file at once for one bundle that does."""
 FULL = 1 << 16
 """Rows of a file that gets no more."""
 WIDE = 64 << 20
@@ -98,6 +100,11 @@ class Bundles:
     def sheets(self) -> Sequence[Sheet]:
         """All of them: what counts of a part is in one bundle."""
         return (*(file.sheet for file in self._files), *self._renewed, *self._recent)
+
+    def release(self) -> None:
+        """Give the memory of mapped files back."""
+        for file in self._files:
+            file.sheet.release()
 
     # -- within a transaction of the catalog: afterwards say `kept` or `forgotten` ------------------
 

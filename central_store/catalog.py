@@ -1,6 +1,6 @@
 """The searchable index of all rows: derived from the manifests, can be dropped and rebuilt at any time.
 
-Tables: `central_store.catalog_tables`. From a UID, token or digest to its rows: `central_store.lookups`.
+Tables: `central_store.catalog_tables`; from values to rows: `lookups`; for lists of studies: `bundling`.
 
 Guarantees: a batch is one transaction; following it again is a no-op. What it costs follows the batch, not
 the archive: its objects and parts are added, and other rows are touched only where a file was sent again. The
@@ -9,8 +9,8 @@ marks the others. Of an erased batch there is a line in `batches`, and no row. S
 files alone, in whatever order batches came.
 
 Leaves to others: its file and its errors (`central_store.catalog_file`), the rows of one batch
-(`central_store.catalog_load`), what to ask (`schemas.query`), what was asked (`central_store.search`).
-One process may open it (DuckDB's own rule); `central_store.lock` keeps it so.
+(`central_store.catalog_load`), what is asked (`central_store.search`). One process may open it (DuckDB's own
+rule); `central_store.lock` keeps it so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from central_store import batches, keyruns, lookups, packs, tombstones
 from central_store import catalog_tables as tables
 from central_store.batches import Batch
-from central_store.bundling import Bundles
+from central_store.bundling import KEYS, Bundles
 from central_store.catalog_erase import erase
 from central_store.catalog_file import CatalogError, connect, drop, translated
 from central_store.catalog_load import column, load, take
@@ -37,6 +37,7 @@ from central_store.change_notes import Notes
 from central_store.keys import WITHIN
 from central_store.layout import Layout
 from central_store.lookups import Lookups
+from central_store.mapped import Ballast
 from central_store.packs import Place
 from central_store.publish import Publishing
 from central_store.settings import Settings
@@ -55,8 +56,6 @@ VERSION = hashlib.sha256("\n".join((*tables.TABLES, *tables.DERIVED, keyruns.SHA
 """Of the shape of tables and runs, and of what is derived within them: another one means a rebuild."""
 
 _NONE: Points = {}
-_KEYS = 64
-"""Keys of a kind that are sealed at once for each bundle that is."""
 
 
 class Catalog:
@@ -114,8 +113,9 @@ class Catalog:
 
     def _open_beside(self) -> None:
         folder = self._layout.catalog.parent
+        self._ballast = Ballast()
         self._lookups = Lookups(self._connection, folder, seal=self._seal)
-        self._bundles = Bundles(self._connection, folder, seal=self._seal // _KEYS)
+        self._bundles = Bundles(self._connection, folder, seal=self._seal // KEYS)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -154,6 +154,7 @@ class Catalog:
                 log.warning("forked facility=%s batch=%s: see `fstore status`", batch.facility, batch.batch)
             self._lookups.tidy()
             self._bundles.tidy()
+        self._ballast.drop(self._lookups, self._bundles)
 
     def erase(self, batch: Batch) -> None:
         """Let no row of a batch that has a tombstone stand anywhere; a repeat, or an unknown one, is a no-op.
@@ -298,6 +299,7 @@ class Catalog:
         self._look_for_damage()
         with translated(), self._watch.limit(self._settings.search_seconds):
             yield
+        self._ballast.drop(self._lookups, self._bundles)
 
     def _interrupt(self) -> None:
         self._connection.interrupt()
@@ -333,8 +335,8 @@ class Catalog:
 
     def bundles(self) -> Sequence[Sheet]:
         """The sheets of all bundles."""
-        self._look_for_damage()
-        return self._bundles.sheets()
+        with self._limited():
+            return self._bundles.sheets()
 
     def disputed(self, uids: Sequence[str]) -> set[tuple[str, str]]:
         """Facilities and SOP instances among these of which they sent different files."""

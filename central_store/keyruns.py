@@ -14,8 +14,6 @@ the same key: who looks up compares the values themselves.
 
 from __future__ import annotations
 
-import mmap
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -25,6 +23,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from central_store import mapped
 from schemas.errors import Damaged
 from schemas.transit import durable
 
@@ -114,24 +113,25 @@ class Run(Sorted):
 
     def __init__(self, path: Path, entries: int, *, together: bool = False) -> None:
         self.path = path
+        front = entries * _ENTRY
         try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size != entries * _ENTRY + _fences(entries) * 8:
-                    raise Damaged("a look-up of the catalog has another size")
-                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-                file.seek(entries * _ENTRY)
-                fences = file.read()
-        except FileNotFoundError:
+            self._map = mapped.opened(path, together=together)
+        except (FileNotFoundError, ValueError):
             raise Damaged("a look-up of the catalog is missing") from None
-        if not together:
-            self._map.madvise(mmap.MADV_RANDOM)
+        if len(self._map) != front + _fences(entries) * 8:
+            raise Damaged("a look-up of the catalog has another size")
+        fences = self._map[front:]
         self._fences = memoryview(fences).cast("Q")
         self.fences = pa.Array.from_buffers(pa.uint64(), len(self._fences), [None, pa.py_buffer(fences)])
-        buffer, front = pa.py_buffer(self._map), entries * 8
+        buffer, keys = pa.py_buffer(self._map), entries * 8
         super().__init__(
-            pa.Array.from_buffers(pa.uint64(), entries, [None, buffer.slice(0, front)]),
-            pa.Array.from_buffers(pa.uint32(), entries, [None, buffer.slice(front, entries * 4)]),
+            pa.Array.from_buffers(pa.uint64(), entries, [None, buffer.slice(0, keys)]),
+            pa.Array.from_buffers(pa.uint32(), entries, [None, buffer.slice(keys, entries * 4)]),
         )
+
+    def release(self) -> None:
+        """Give the pages back that were touched."""
+        mapped.release(self._map)
 
     # A key stands behind the last fence below it, and at the next one at the latest.
 

@@ -189,6 +189,12 @@ class Lookups:
         for run in old:
             run.path.unlink()
 
+    def release(self) -> None:
+        """Give the memory of mapped files back."""
+        for runs in self._runs.values():
+            for run in runs:
+                run.release()
+
     def close(self) -> None:
         """Stop a merge that runs; its file is removed by the next start."""
         if self._merging is not None:

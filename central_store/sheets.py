@@ -13,6 +13,7 @@ Leaves to others: which sheets there are (`central_store.bundling`).
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from central_store import mapped
 from central_store.bundles import FOLDED, SCHEMA, merged, together
 from central_store.keyruns import Sorted
 from schemas import columns, conditions
@@ -49,15 +51,23 @@ class Sheet:
     Args:
         rows: of the schema of sheets: what `coded` makes.
         dropped: numbers of studies of which no row counts.
+        file: in which the rows lie.
     """
 
-    def __init__(self, rows: pa.RecordBatch, dropped: Sequence[int] = ()) -> None:
-        self.rows, self.dropped = rows, tuple(dropped)
+    def __init__(
+        self, rows: pa.RecordBatch, dropped: Sequence[int] = (), file: mmap.mmap | None = None
+    ) -> None:
+        self.rows, self.dropped, self._file = rows, tuple(dropped), file
+
+    def release(self) -> None:
+        """Give the pages of the file back that were touched."""
+        if self._file is not None:
+            mapped.release(self._file)
 
     def without(self, studies: Sequence[int]) -> Sheet:
         """The same, but for rows of these studies."""
         mine = [study for study in sorted({*studies}) if self._by_study.find([study])]
-        return Sheet(self.rows, (*self.dropped, *mine)) if mine else self
+        return Sheet(self.rows, (*self.dropped, *mine), self._file) if mine else self
 
     def kept(self) -> pa.RecordBatch:
         """The rows that count."""
@@ -281,9 +291,11 @@ def write(path: Path, sheet: Sheet) -> int:
 def read(path: Path, crc: int) -> Sheet:
     """The sheet in a file; raises `Damaged` if it is missing, or has other bytes than were written."""
     try:
-        mapped = pa.memory_map(str(path))
-    except (OSError, pa.ArrowInvalid):  # an empty one cannot be mapped
+        file = mapped.opened(path, together=True)
+    except (FileNotFoundError, ValueError):
         raise Damaged("a sheet of the catalog is missing") from None
-    if zlib.crc32(mapped.read_buffer(mapped.size())) != crc:
+    if zlib.crc32(file) != crc:
         raise Damaged("a sheet of the catalog has other bytes than were written")
-    return Sheet(pa.ipc.open_file(mapped).get_batch(0))
+    mapped.release(file)  # all of it was touched for that
+    rows = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(file))).get_batch(0)
+    return Sheet(rows, file=file)

@@ -22,6 +22,7 @@ ONLY: dict[str, tuple[str, ...]] = {
         "central_store/catalog_file.py",
         "central_store/catalog_load.py",
         "central_store/change_notes.py",
+        "central_store/bundling.py",
         "central_store/lookups.py",
         "central_store/plain_reader.py",
         "central_store/sql_",

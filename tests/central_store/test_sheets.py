@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from central_store import bundles, bundling, quick, sheets
+from central_store import bundles, bundling, mapped, quick, sheets
 from central_store.catalog import Catalog
 from central_store.sheets import Sheet
 from schemas import columns, names, query
@@ -166,3 +166,22 @@ def test_files_fill_up_and_a_left_one_is_removed(tmp_path: Path, monkeypatch: py
     next(folder.glob("*.sheet")).unlink()
     with Catalog(made.layout, SETTINGS) as catalog:  # it is made anew
         assert studies(catalog) == 40
+
+
+def test_memory_of_mapped_files_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [bundle(n, n, sealed_identity=b"x" * 8000) for n in range(4000)]
+    path = tmp_path / "one.sheet"
+    crc = sheets.write(path, sheet(*rows))
+    before, ballast = mapped.held(), mapped.Ballast()
+    found = sheets.read(path, crc)
+    size = path.stat().st_size
+    assert mapped.held() - before < size // 4
+    assert found.rows["sealed_identity"].to_pylist() == [b"x" * 8000] * 4000
+    assert mapped.held() - before > size // 2
+    monkeypatch.setattr(mapped, "LIMIT", 2 * size)
+    ballast.drop(found)
+    assert mapped.held() - before > size // 2
+    monkeypatch.setattr(mapped, "LIMIT", size // 4)
+    ballast.drop(found)
+    assert mapped.held() - before < size // 8
+    assert found.rows["sealed_identity"].to_pylist() == [b"x" * 8000] * 4000
