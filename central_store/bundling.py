@@ -17,6 +17,7 @@ Leaves to others: the transactions (`central_store.catalog`), the statements (`c
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from central_store import bundles
 from central_store.sheets import Sheet, coded, joined, put_together, read, write
+from schemas.errors import Damaged
 
 if TYPE_CHECKING:
     import duckdb
@@ -199,7 +201,10 @@ class Bundles:
     def _file(self, last: int, sheet: Sheet) -> tuple[_File, int]:
         path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
         crc = write(path, joined([sheet]))
-        return _File(path, last, read(path, crc)), crc
+        try:
+            return _File(path, last, read(path, crc)), crc
+        except Damaged as error:
+            raise OSError(errno.EIO, "a file is not what was written") from error
 
     def remake(self) -> None:
         """Make all of them from the parts, of which there are none yet: the last step of a rebuild."""

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from central_store import bundles, bundling, mapped, quick, sheets
+from central_store import bundles, mapped, sheets
 from central_store.catalog import Catalog
 from central_store.sheets import Sheet
-from schemas import columns, names, query
+from schemas import columns, names
 from schemas.errors import Damaged
-from tests.central_store.test_catalog_same import FACILITIES, SETTINGS, Made, any_row, asked
-from tests.kit.batches import digest, row
+from tests.central_store.test_catalog_same import FACILITIES, SETTINGS, Made, any_row
+from tests.kit.batches import digest
 
 
 def bundle(part: int, study: int, **more: Any) -> dict[str, Any]:
@@ -136,36 +136,6 @@ def test_a_batch_makes_the_bundles_that_its_parts_give(tmp_path: Path) -> None:
     both = [bundles.merged(each, bundles.together(each)).drop_columns(["part"]) for each in found]
     assert sorted(map(str, both[0].to_pylist())) == sorted(map(str, both[1].to_pylist()))
     assert {each["folded_institution"] for each in both[0].to_pylist()} == {"klinik süd"}
-
-
-def test_files_fill_up_and_a_left_one_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundling, "FULL", 10)
-    made, who = Made(tmp_path), FACILITIES[0]
-    folder = made.layout.catalog.parent
-
-    def studies(catalog: Catalog) -> int:
-        request = asked("study", {"study_date": ["2024-01-01.."]}, limit=1)
-        built = query.build(request, [names.facility_name(who.name)])
-        found = quick.find(catalog, built, request)
-        assert found is not None
-        return int(found.matches)
-
-    with Catalog(made.layout, SETTINGS, seal=64 * 3) as catalog:
-        for number in range(40):
-            one = row(number, study=number, study_date=date(2024, 1, 1))
-            catalog.follow(made.add(who, [one | {"source_digest": digest(f"{number}")}]))
-        assert studies(catalog) == 40
-        sizes = [len(each.rows) for each in catalog.bundles()]
-    files = {path.name for path in folder.glob("*.sheet")}
-    assert sizes == [12, 12, 12, 4]
-    assert len(files) == 4
-    (folder / "left.sheet").write_bytes(b"of a crash")
-    with Catalog(made.layout, SETTINGS, seal=64 * 3) as catalog:
-        assert studies(catalog) == 40
-        assert {path.name for path in folder.glob("*.sheet")} == files
-    next(folder.glob("*.sheet")).unlink()
-    with Catalog(made.layout, SETTINGS) as catalog:  # it is made anew
-        assert studies(catalog) == 40
 
 
 def test_memory_of_mapped_files_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
