@@ -159,10 +159,10 @@ def _one(way: Rollup, values: list[Any]) -> Any:
 
 
 def hold(asked: Mapping[str, Sequence[str]]) -> bool:
-    """Whether these conditions hold for a whole bundle or not at all.
+    """Whether these conditions hold for a whole bundle or not at all, and are soon compared.
 
     Texts are compared in the lower case of DuckDB, which Python's is for ASCII only.
     """
-    return _ASKED.keys() >= asked.keys() and all(
-        value.isascii() for name in asked.keys() & FOLDED.keys() for value in asked[name]
-    )
+    texts = [value for name in asked.keys() & FOLDED.keys() for value in asked[name]]
+    wild = sum(not {*"*?"}.isdisjoint(value) for value in texts)
+    return _ASKED.keys() >= asked.keys() and wild <= conditions.FEW and all(map(str.isascii, texts))

@@ -36,9 +36,9 @@ SEAL = 4096
 """Bundles in memory before they go to a file; and studies that are renewed before files are written anew."""
 KEYS = 64
 """So many recent keys of look-ups go to a file at once for one bundle that does."""
-FULL = 1 << 16
+FULL = 1 << 15
 """Rows of a file that gets no more."""
-WIDE = 64 << 20
+WIDE = 32 << 20
 """Bytes of the same, whatever a facility sends."""
 SUFFIX = ".sheet"
 _SLICE = 1 << 16
@@ -158,10 +158,14 @@ class Bundles:
             settle: leave nothing in files that does not count any more.
         """
         dropped = [file for file in self._files if file.sheet.dropped]
-        if dropped and (settle or sum(len(file.sheet.dropped) for file in dropped) > self._seal):
+        left = sum(len(file.sheet.dropped) for file in dropped)
+        if (left and (settle or left > self._seal)) or self._many(self._renewed):
             self._write(dropped, [*self._renewed, *self._recent], whole=True)
-        elif sum(len(s.rows) for s in self._recent) > self._seal or _wide(self._recent) > WIDE // 4:
+        elif self._many(self._recent):
             self._write([], self._recent)
+
+    def _many(self, sheets: Sequence[Sheet]) -> bool:
+        return sum(len(sheet.rows) for sheet in sheets) > self._seal or _wide(sheets) > WIDE // 4
 
     def _write(self, anew: Sequence[_File], new: Sequence[Sheet], *, whole: bool = False) -> None:
         """Put sheets into a file, or behind the last one; write others anew without what does not count.
@@ -175,7 +179,7 @@ class Bundles:
         if behind and (len(behind.sheet.rows) >= FULL or _wide([behind.sheet]) >= WIDE):
             behind = None
         old = [file for file in self._files if file is behind or file in anew]
-        made = [self._file(file.last, file.sheet) for file in old if file is not behind]
+        made = [self._file(file.last, joined([file.sheet])) for file in old if file is not behind]
         made.append(self._file(self._last, put_together(behind.sheet if behind else None, new)))
         execute = self._connection.execute
         execute("BEGIN")
@@ -200,7 +204,7 @@ class Bundles:
 
     def _file(self, last: int, sheet: Sheet) -> tuple[_File, int]:
         path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
-        crc = write(path, joined([sheet]))
+        crc = write(path, sheet)
         try:
             return _File(path, last, read(path, crc)), crc
         except Damaged as error:

@@ -31,7 +31,7 @@ from central_store import catalog_tables as tables
 from central_store.batches import Batch
 from central_store.bundling import KEYS, Bundles
 from central_store.catalog_erase import erase
-from central_store.catalog_file import CatalogError, connect, drop, translated
+from central_store.catalog_file import CatalogError, connect, drop, too_slow, translated
 from central_store.catalog_load import column, load, take
 from central_store.change_notes import Notes
 from central_store.keys import WITHIN
@@ -76,7 +76,7 @@ class Catalog:
         self._rebuild = rebuild
         self._seal = seal
         self._publishing = Publishing(layout)
-        self._watch = Watch(self._interrupt)
+        self._watch = Watch(lambda: self._connection.interrupt())  # noqa: PLW0108  # another one after a rebuild
         self.failed = False
         """Whether a batch could not be followed: open it again and follow the journal."""
 
@@ -301,9 +301,6 @@ class Catalog:
             yield
         self._ballast.drop(self._lookups, self._bundles)
 
-    def _interrupt(self) -> None:
-        self._connection.interrupt()
-
     def table(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> pa.Table:
         """The rows of a query as an Arrow table; raises `Refused` when it takes too long."""
         with self._limited():
@@ -333,10 +330,13 @@ class Catalog:
         """The numbers of rows that may have one of these values."""
         return self._lookups.find(at.kind, at.values, at.owners)
 
-    def bundles(self) -> Sequence[Sheet]:
-        """The sheets of all bundles."""
+    def bundles(self) -> Iterator[Sheet]:
+        """The sheets of all bundles; raises `Refused` when looking at them takes too long."""
         with self._limited():
-            return self._bundles.sheets()
+            for sheet in self._bundles.sheets():
+                if self._watch.ended:
+                    raise too_slow()
+                yield sheet
 
     def disputed(self, uids: Sequence[str]) -> set[tuple[str, str]]:
         """Facilities and SOP instances among these of which they sent different files."""

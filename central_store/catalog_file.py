@@ -53,13 +53,18 @@ def drop(layout: Layout) -> None:
         path.unlink()
 
 
+def too_slow() -> Refused:
+    """What becomes of a search that was stopped."""
+    return Refused("too-slow", "the search took longer than this store allows: narrow it")
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Our errors in place of DuckDB's."""
     try:
         yield
     except duckdb.InterruptException:
-        raise Refused("too-slow", "the search took longer than this store allows: narrow it") from None
+        raise too_slow() from None
     except duckdb.Error as error:
         # DuckDB's text may quote a value of a row: the first words of its class are enough for an operator.
         raise CatalogError(f"the catalog failed ({type(error).__name__})") from error

@@ -213,13 +213,18 @@ def _within(days: pa.Array, period: str) -> pa.Array:
 
 def coded(rows: pa.Table) -> pa.RecordBatch:
     """Bundles as sheets have them: with numbers in dictionaries."""
-    return _whole(rows.select(SCHEMA.names).cast(SCHEMA).cast(_STORED))
+    table = rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks().cast(_STORED)
+    return _one_batch(table.take(_ordered(table)))
 
 
 def joined(sheets: Sequence[Sheet]) -> Sheet:
     """The rows of several that count, as one sheet."""
-    rows = [sheet.kept() for sheet in sheets]
-    return Sheet(_whole(pa.Table.from_batches(rows, _STORED).unify_dictionaries()))
+    table = pa.Table.from_batches([sheet.rows for sheet in sheets], _STORED).unify_dictionaries()
+    order = _ordered(table)
+    if any(sheet.dropped for sheet in sheets):
+        counts = [sheet._counts(sheet.rows["study"]) for sheet in sheets]
+        order = order.filter(pa.chunked_array(counts, pa.bool_()).take(order).combine_chunks())
+    return Sheet(_one_batch(table.take(order)))
 
 
 def put_together(old: Sheet | None, new: Sequence[Sheet]) -> Sheet:
@@ -229,12 +234,15 @@ def put_together(old: Sheet | None, new: Sequence[Sheet]) -> Sheet:
         old: whose rows are put together as far as they can be.
         new: the others.
     """
-    rows = plain(joined([*([old] if old else []), *new]).rows)
-    studies = joined(new).rows["study"].unique()
-    touched = pc.is_in(rows["study"], value_set=studies)
-    some = rows.filter(touched).sort_by("first_object")
-    groups = together(some)
-    return Sheet(coded(pa.concat_tables([rows.filter(pc.invert(touched)), merged(some, groups)])))
+    rows = [sheet.kept() for sheet in new]
+    studies = pa.concat_arrays([each["study"] for each in rows]).unique()
+    stay = []
+    if old is not None:
+        touched = pc.and_(pc.is_in(old.rows["study"], value_set=studies), old._counts(old.rows["study"]))
+        rows.append(old.rows.filter(touched))
+        stay = [old.without(studies.to_pylist())]
+    some = pa.concat_tables(map(plain, rows)).sort_by("first_object")
+    return joined([*stay, Sheet(coded(merged(some, together(some))))])
 
 
 def plain(rows: pa.RecordBatch) -> pa.Table:
@@ -246,14 +254,17 @@ def plain(rows: pa.RecordBatch) -> pa.Table:
     return pa.table(found, schema=pa.schema([SCHEMA.field(name) for name in rows.schema.names]))
 
 
-def _whole(table: pa.Table) -> pa.RecordBatch:
-    """In the order of sheets, as one piece."""
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
     if not len(table):
         return pa.RecordBatch.from_pylist([], _STORED)
-    rows = table.combine_chunks().to_batches()[0]
-    keys = [rows["facility"].indices, rows["study_date"], rows["study_uid"]]
-    order = pc.sort_indices(pa.table(keys, names=["0", "1", "2"]), sort_keys=_ORDER)
-    return rows.take(order)
+    return table.combine_chunks().to_batches()[0]
+
+
+def _ordered(table: pa.Table) -> pa.Array:
+    """The places of rows in the order of sheets: facilities as their numbers are."""
+    codes = pa.chunked_array([each.indices for each in table["facility"].chunks], pa.int32())
+    keys = pa.table([codes, table["study_date"], table["study_uid"]], names=["0", "1", "2"])
+    return pc.sort_indices(keys, sort_keys=_ORDER)
 
 
 _ORDER = [("0", "ascending"), ("1", "descending"), ("2", "ascending")]

@@ -12,7 +12,7 @@ Leaves to others: whether bundles can answer a request (`central_store.bundles.h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import pyarrow as pa
@@ -48,7 +48,7 @@ class Listed:
 
     def __init__(
         self,
-        sheets: Sequence[Sheet],
+        sheets: Iterable[Sheet],
         request: SearchRequest,
         owners: Sequence[FacilityName],
         studies: Sequence[int] | None,

@@ -27,13 +27,15 @@ class Watch:
         self._awake = float("inf")  # when the thread looks next
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.ended = False
+        """Whether the work that goes on, or the last one, took too long: for work that looks itself."""
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
         """Work that is ended after so many seconds."""
         until = time.monotonic() + seconds
         with self._changed:
-            self._until = until
+            self._until, self.ended = until, False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
                 self._thread.start()
@@ -58,7 +60,7 @@ class Watch:
             while not self._closed:
                 now = time.monotonic()
                 if self._until is not None and self._until <= now:
-                    self._until = None
+                    self._until, self.ended = None, True
                     self._late()
                 # Without work it sleeps on: whoever begins wakes it only if it would look too late.
                 self._awake = float("inf") if self._until is None else self._until

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pytest
 from central_store import bundling, quick
 from central_store.catalog import Catalog
 from central_store.catalog_file import CatalogError
+from central_store.replies import Refused
+from central_store.sheets import Sheet
 from schemas import names, query
 from tests.central_store.test_catalog_same import (
     FACILITIES,
@@ -127,3 +131,41 @@ def test_whatever_fails_on_the_way_to_a_file_nothing_is_missing_or_twice(
             break
         failed += 1
     assert failed > 8
+
+
+def test_what_is_renewed_goes_to_a_file_though_there_is_none_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A facility that sends everything twice does not fill the memory."""
+    made, who = Made(tmp_path), FACILITIES[0]
+    with Catalog(made.layout, SETTINGS, seal=bundling.KEYS * 8) as catalog:
+        for number in range(12):
+            one = row(number, study=number, study_date=date(2024, 1, 1))
+            for _ in range(2):
+                catalog.follow(made.add(who, [one]))
+        assert studies(catalog) == 12
+        (sheet, *more) = catalog.bundles()
+        assert len(sheet.rows) > 8
+        assert sum(len(each.rows) for each in more) <= 8
+    assert len(sheets_of(made)) == 1
+
+
+def test_a_search_that_looks_at_sheets_for_too_long_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, who = Made(tmp_path), FACILITIES[0]
+    with Catalog(made.layout, replace(SETTINGS, search_seconds=1), seal=bundling.KEYS) as catalog:
+        catalog.follow(made.add(who, [row(study=n) for n in range(2)]))
+        catalog.follow(made.add(who, [row(study=3)]))
+        assert len([*catalog.bundles()]) == 2
+        matching = Sheet.matching
+
+        def slow(*given: Any) -> Any:
+            time.sleep(1.3)
+            return matching(*given)
+
+        monkeypatch.setattr(Sheet, "matching", slow)
+        with pytest.raises(Refused, match="longer than this store allows"):
+            studies(catalog)
+        monkeypatch.undo()
+        assert studies(catalog) == 3
