@@ -8,9 +8,8 @@ same file sent twice is one row in answers: that of the undamaged batch with the
 marks the others. Of an erased batch there is a line in `batches`, and no row. So all answers follow from the
 files alone, in whatever order batches came.
 
-Leaves to others: its file and its errors (`central_store.catalog_file`), the rows of one batch
-(`central_store.catalog_load`), what is asked (`central_store.search`). One process may open it (DuckDB's own
-rule); `central_store.lock` keeps it so.
+Leaves to others: its file and errors (`catalog_file`), the rows of one batch (`catalog_load`), what is asked
+(`search`). One process may open it (DuckDB's own rule); `central_store.lock` keeps it so.
 """
 
 from __future__ import annotations
@@ -346,8 +345,9 @@ class Catalog:
         """Which of these source digests a facility has stored in an undamaged batch, and in which."""
         with self._limited():
             found = self._lookups.find("source_digest", list(digests), [facility])
-            parameters = {"found": found, "wanted": list(digests), "facility": facility}
-            rows = self._connection.execute(tables.HELD, parameters).fetchall()
+            given = {"found": found, "wanted": list(digests), "facility": facility}
+            # Mostly all are new; DuckDB would look at every object for none.
+            rows = self._connection.execute(tables.HELD, given).fetchall() if found else []
         return {digest: names.batch_id(batch) for digest, batch in rows}
 
     def head(self, facility: FacilityName) -> tuple[int, str]:
