@@ -1,6 +1,6 @@
 """Searches that find little, and of large ones the page: by numbers first, then by what the parts say packed.
 
-    studies           bundles, if the conditions are on what these share (`central_store.study_lists`)
+    studies, counts   bundles, if the conditions are on what these share (`central_store.study_lists`)
     studies, series   the parts that match, if they are few; otherwise first the numbers of those on the page,
                       then the parts of these
     instances         the parts that match and then their objects; or the objects, if they have a condition
@@ -54,19 +54,22 @@ def find(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None
     Raises:
         CatalogError, Refused: as `Catalog.table`.
     """
+    unordered = built.level == "study" and not request.order
+    counted = built.level != "series" and request.count_only
+    if (unordered or counted) and bundles.hold(request.conditions):
+        return _listed(catalog, built, request)
     if request.count_only:
         return None
     if built.level == "instance":
         return _instances(catalog, built, request)
-    if built.level == "study" and not request.order and bundles.hold(request.conditions):
-        return _list(catalog, built, request)
     return _groups(catalog, built, request) if not built.objects else None
 
 
-def _list(catalog: Catalog, built: Query, request: SearchRequest) -> Found:
+def _listed(catalog: Catalog, built: Query, request: SearchRequest) -> Found:
     near = _near(catalog, built)
     found = Listed(catalog.bundles(), request, built.parameters["owners"], None if near is None else near[1])
-    return Found(found.matches, found.instances, found.bytes, found.page())
+    matches = found.instances if built.level == "instance" else found.matches
+    return Found(matches, found.instances, found.bytes, None if request.count_only else found.page())
 
 
 # Everything put together here comes from `schemas.query` and this module; values are parameters.

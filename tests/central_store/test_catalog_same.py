@@ -114,7 +114,7 @@ class Made:
 def asked(level: Level, conditions: dict[str, Any], **more: Any) -> messages.SearchRequest:
     return messages.SearchRequest(
         id=request_id(), facility="clinic-a", user="user.a", password="x", level=level, conditions=conditions,
-        count_only=False, created=messages.rfc3339(NOW), **({"limit": 1000} | more),
+        created=messages.rfc3339(NOW), **({"limit": 1000, "count_only": False} | more),
     )  # fmt: skip
 
 
@@ -270,6 +270,10 @@ def check_quick(
 ) -> None:
     """What is put together of packed parts is what DuckDB makes of their columns, whatever way it takes."""
     visible = [names.facility_name(name) for name in owners]
+    counting = asked(level, conditions, count_only=True)
+    if (made := quick.find(catalog, query.build(counting, visible), counting)) is not None:
+        assert made == (*counts, None)
+    assert (made is not None) == (level != "series" and bundles.hold(conditions))
     for few, more in itertools.product((quick.FEW, 0), PAGES):
         request = asked(level, conditions, **more)
         built = query.build(request, visible)
