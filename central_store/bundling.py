@@ -40,6 +40,8 @@ FULL = 1 << 15
 """Rows of a file that gets no more."""
 WIDE = 32 << 20
 """Bytes of the same, whatever a facility sends."""
+FEW = 256
+"""Parts of a batch that become bundles in less time than DuckDB needs to plan how."""
 SUFFIX = ".sheet"
 _SLICE = 1 << 16
 """Objects whose bundles are made at once in a rebuild."""
@@ -117,7 +119,12 @@ class Bundles:
             parts: as `central_store.catalog_rows.arrange` makes them.
             last: the number of its last object.
         """
-        self._fresh.append(((), last, Sheet(coded(bundles.of_parts(parts, self._folded)))))
+        if len(parts) <= FEW:
+            made = Sheet(coded(bundles.of_parts(parts, self._folded)))
+        else:
+            low = min(parts["part"].to_pylist())
+            made = self._made(bundles.OF_PARTS, low=low, high=last, but=[])
+        self._fresh.append(((), last, made))
 
     def _folded(self, texts: list[str | None]) -> list[str | None]:
         other = {text for text in texts if text and not text.isascii()}

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from central_store import bundles, mapped, sheets
+from central_store import bundles, bundling, mapped, sheets
 from central_store.catalog import Catalog
 from central_store.sheets import Sheet
 from schemas import columns, names
@@ -121,7 +121,11 @@ def test_the_first_value_is_that_of_every_part() -> None:
         assert way != "first" or column in bundles.KEY or column.required, column.name
 
 
-def test_a_batch_makes_the_bundles_that_its_parts_give(tmp_path: Path) -> None:
+@pytest.mark.parametrize("few", [bundling.FEW, 0])
+def test_a_batch_makes_the_bundles_that_its_parts_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(bundling, "FEW", few)
     made, rng, who = Made(tmp_path), random.Random(3), FACILITIES[0]
     with Catalog(made.layout, SETTINGS) as catalog:
         for number in range(6):
