@@ -14,7 +14,7 @@ import mmap
 from pathlib import Path
 from typing import Protocol
 
-LIMIT = 32 << 20
+LIMIT = 64 << 20
 """Bytes of mapped pages from which on they are given back."""
 _PAGE = mmap.PAGESIZE
 _STATM = Path("/proc/self/statm")
@@ -57,10 +57,12 @@ class Ballast:
         self._before = held()
 
     def drop(self, *holders: Holder) -> None:
-        """Let these release their files if more than `LIMIT` was added."""
-        if held() - self._before > LIMIT:
-            for holder in holders:
+        """If more than `LIMIT` was added, let these release their files, until it is half of that."""
+        left = held() - self._before
+        for holder in holders if left > LIMIT else ():
+            if left > LIMIT // 2:
                 holder.release()
+                left = held() - self._before
 
 
 def held() -> int:

@@ -44,6 +44,9 @@ SHAPE = f"{_STORED.to_string()}: by facility, newest first, by UID"
 _FEW = 8
 """Codes that are compared one by one."""
 
+Period = tuple[date | None, date | None]
+"""The first and the last day, both included; at least one is there."""
+
 
 class Sheet:
     """Bundles that lie together.
@@ -76,36 +79,25 @@ class Sheet:
     def _counts(self, studies: pa.Array) -> pa.Array:
         return pc.invert(pc.is_in(studies, value_set=pa.array(self.dropped, pa.int64())))
 
-    def matching(
-        self,
-        asked: Mapping[str, Sequence[str]],
-        owners: Sequence[FacilityName],
-        studies: Sequence[int] | None,
-    ) -> pa.Array:
-        """The places of rows of these owners that meet the conditions, ascending.
-
-        Args:
-            asked: for which `bundles.hold`.
-            owners: of whom rows are meant.
-            studies: numbers of the only studies that may match, ascending; None: of any.
-        """
-        if not self._days_meet(asked.get("study_date", ())):
+    def matching(self, asked: Asked) -> pa.Array:
+        """The places of rows that are asked for, ascending."""
+        if not self._days_meet(asked.periods):
             return _NOWHERE
-        if studies is None:
-            found = [self._matching(low, high, asked) for low, high in self._spans(frozenset(owners))]
+        if asked.studies is None:
+            found = [self._matching(low, high, asked) for low, high in self._spans(asked.owners)]
             at = pa.concat_arrays(found) if found else _NOWHERE
         else:
-            at = pa.array(sorted(self._by_study.find(studies)), pa.uint64())
+            at = pa.array(sorted(self._by_study.find(asked.studies)), pa.uint64())
             if len(at):
-                rows = _some(self.rows, at, asked)
-                whose = _coded(rows["facility"], _is_one(rows["facility"].dictionary, owners))
-                at = at.filter(reduce(pc.and_, _masks(rows, asked), whose))
+                rows = {name: self.rows[name].take(at) for name in ("facility", *asked.columns)}
+                whose = _coded(rows["facility"], _is_one(rows["facility"].dictionary, [*asked.owners]))
+                at = at.filter(reduce(pc.and_, asked.masks(rows), whose))
         return at.filter(self._counts(self.rows["study"].take(at))) if self.dropped else at
 
-    def _matching(self, low: int, high: int, asked: Mapping[str, Sequence[str]]) -> pa.Array:
+    def _matching(self, low: int, high: int, asked: Asked) -> pa.Array:
         rows = self.rows.slice(low, high - low)
-        mask = reduce(pc.and_, _masks(rows, asked), rows["study"].is_valid())
-        return pc.add(pc.indices_nonzero(mask), pa.scalar(low, pa.uint64()))
+        masks = [*asked.masks(rows)] or [rows["study"].is_valid()]
+        return pc.add(pc.indices_nonzero(reduce(pc.and_, masks)), pa.scalar(low, pa.uint64()))
 
     def _spans(self, owners: frozenset[str]) -> list[tuple[int, int]]:
         """From where to where rows of these facilities lie."""
@@ -124,15 +116,12 @@ class Sheet:
         ends = runs.run_ends.to_pylist()
         return list(zip(names, [0, *ends], ends, strict=False))
 
-    def _days_meet(self, periods: Sequence[str]) -> bool:
+    def _days_meet(self, periods: Sequence[Period]) -> bool:
         """Whether a day of any row may lie in one: mostly the days of one sheet lie together."""
         if not periods or self._days is None:
             return not periods
         least, most = self._days
-        spans = [
-            [conditions.day(each) if each else None for each in period.split("..")] for period in periods
-        ]
-        return any((not first or first <= most) and (not last or last >= least) for first, last in spans)
+        return any((not first or first <= most) and (not last or last >= least) for first, last in periods)
 
     @cached_property
     def _days(self) -> tuple[date, date] | None:
@@ -149,28 +138,47 @@ class Sheet:
 _NOWHERE = pa.array([], pa.uint64())
 
 
-def _some(rows: pa.RecordBatch, at: pa.Array, asked: Mapping[str, Any]) -> dict[str, pa.Array]:
-    """Of some rows the columns that conditions are on."""
-    names = {"facility", *(FOLDED.get(name, name) for name in asked)}
-    return {name: rows[name].take(at) for name in names}
+class Asked:
+    """What is asked of rows.
+
+    Args:
+        conditions: for which `bundles.hold`.
+        owners: of whom rows may be seen.
+        studies: numbers of the only studies that may match, ascending; None: of any.
+    """
+
+    def __init__(
+        self,
+        conditions: Mapping[str, Sequence[str]],
+        owners: Sequence[FacilityName],
+        studies: Sequence[int] | None,
+    ) -> None:
+        self.owners = frozenset[str](owners).intersection(conditions.get("facility", owners))
+        self.studies = studies
+        self.periods = [_period(each) for each in conditions.get("study_date", ())]
+        self._others = {n: values for n, values in conditions.items() if n not in ("facility", "study_date")}
+        dated = ["study_date"] if self.periods else []
+        self.columns = [*dated, *(FOLDED.get(name, name) for name in self._others)]
+        """On which there are conditions, beside the facility."""
+
+    def masks(self, rows: Any) -> Iterator[pa.Array]:
+        """For each condition, of each row whether it is met; null, too, if not."""
+        if self.periods:
+            yield reduce(pc.or_, (_within(rows["study_date"], period) for period in self.periods))
+        for name, values in self._others.items():
+            found, search = rows[FOLDED.get(name, name)], columns.by_name[name].search
+            if search == "text":
+                yield _coded(found, _is_like(found.dictionary, values))
+            elif search == "token":
+                wanted = frozenset(values)
+                yield pa.array([not wanted.isdisjoint(each) for each in found.to_pylist()], pa.bool_())
+            else:
+                yield _is_one(found, values)
 
 
-def _masks(rows: Any, asked: Mapping[str, Sequence[str]]) -> Iterator[pa.Array]:
-    """For each condition, of each row whether it is met; null, too, if not."""
-    for name, values in asked.items():
-        column = columns.by_name[name]
-        found = rows[FOLDED.get(name, name)]
-        if column.search == "text":
-            yield _coded(found, _is_like(found.dictionary, values))
-        elif column.search == "date":
-            yield reduce(pc.or_, (_within(found, value) for value in values))
-        elif column.search == "token":
-            wanted = frozenset(values)
-            yield pa.array([not wanted.isdisjoint(each) for each in found.to_pylist()], pa.bool_())
-        elif name in _CODED:
-            yield _coded(found, _is_one(found.dictionary, values))
-        else:
-            yield _is_one(found, values)
+def _period(text: str) -> Period:
+    first, last = (conditions.day(each) if each else None for each in text.split(".."))
+    return first, last
 
 
 def _coded(found: pa.DictionaryArray, wanted: pa.Array) -> pa.Array:
@@ -201,14 +209,9 @@ def _is_like(found: pa.Array, values: Sequence[str]) -> pa.Array:
 _LIKE = {"*": "%", "?": "_", "%": "\\%", "_": "\\_", "\\": "\\\\"}
 
 
-def _within(days: pa.Array, period: str) -> pa.Array:
-    first, _, last = period.partition("..")
-    bounds = [
-        compare(days, pa.scalar(conditions.day(text), pa.date32()))
-        for compare, text in ((pc.greater_equal, first), (pc.less_equal, last))
-        if text
-    ]
-    return reduce(pc.and_, bounds)
+def _within(days: pa.Array, period: Period) -> pa.Array:
+    compared = zip((pc.greater_equal, pc.less_equal), period, strict=True)
+    return reduce(pc.and_, (how(days, pa.scalar(day, pa.date32())) for how, day in compared if day))
 
 
 def coded(rows: pa.Table) -> pa.RecordBatch:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from central_store.bundles import SCHEMA, SERIES, merged
-from central_store.sheets import Sheet, plain
+from central_store.sheets import Asked, Sheet, plain
 from schemas import query
 from schemas.messages import SearchRequest
 from schemas.names import FacilityName
@@ -53,9 +53,8 @@ class Listed:
         owners: Sequence[FacilityName],
         studies: Sequence[int] | None,
     ) -> None:
-        wanted = request.conditions.get("facility", owners)
-        whose = [owner for owner in owners if owner in wanted]
-        found = [(sheet, sheet.matching(request.conditions, whose, studies)) for sheet in sheets]
+        asked = Asked(request.conditions, owners, studies)
+        found = [(sheet, sheet.matching(asked)) for sheet in sheets]
         self._hits: list[Hit] = [(sheet, at) for sheet, at in found if len(at)]
         self._keys = _read(self._hits, _COUNTED)
         self.instances, self.bytes = (
@@ -63,7 +62,7 @@ class Listed:
         )
         self.matches = len(self._keys["study"].unique())  # in two thirds of the time of `count_distinct`
         self._more = len(self._keys) - self.matches  # rows of studies that have several
-        self._in_order = len(whose) == 1
+        self._in_order = len(asked.owners) == 1
         self._first, self._last = request.offset, request.offset + min(request.limit, MAX_ROWS)
 
     def page(self) -> pa.Table:

@@ -12,7 +12,7 @@ import pytest
 
 from central_store import bundles, bundling, mapped, sheets
 from central_store.catalog import Catalog
-from central_store.sheets import Sheet
+from central_store.sheets import Asked, Sheet
 from schemas import columns, names
 from schemas.errors import Damaged
 from tests.central_store.test_catalog_same import FACILITIES, SETTINGS, Made, any_row
@@ -86,8 +86,8 @@ def test_rows_of_dropped_studies_do_not_count() -> None:
     assert parts_of(one.without([1]).without([0])) == [4, 5, 6, 7]
     assert parts_of(sheets.joined([one.without([1]), sheet(bundle(9, 1))])) == [0, 1, 4, 5, 6, 7, 9]
     owners = [names.facility_name("clinic-a")]
-    assert one.without([1]).matching({}, owners, None).to_pylist() == [0, 1, 4, 5, 6, 7]
-    assert one.without([1]).matching({}, owners, [1, 2]).to_pylist() == [4, 5]
+    assert one.without([1]).matching(Asked({}, owners, None)).to_pylist() == [0, 1, 4, 5, 6, 7]
+    assert one.without([1]).matching(Asked({}, owners, [1, 2])).to_pylist() == [4, 5]
 
 
 def test_new_rows_are_put_together_with_those_of_their_study_and_key() -> None:
