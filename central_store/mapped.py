@@ -14,7 +14,7 @@ import mmap
 from pathlib import Path
 from typing import Protocol
 
-LIMIT = 64 << 20
+LIMIT = 128 << 20
 """Bytes of mapped pages from which on they are given back."""
 _PAGE = mmap.PAGESIZE
 _STATM = Path("/proc/self/statm")

@@ -20,8 +20,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,12 @@ def measure(objects: int, work: Path, times: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def alone(objects: int, work: Path, times: int) -> dict[str, Any]:
+    """`measure` in a process of its own, which has no memory of other sizes."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
+        return process.submit(measure, objects, work, times).result()
+
+
 def growth(sizes: list[int], values: list[float]) -> float:
     """The exponent of a power law through the points."""
     xs, ys = [math.log(n) for n in sizes], [math.log(value) for value in values]
@@ -400,7 +407,7 @@ def main() -> None:
         generator.index()
     except ImportError:
         sys.exit("The rows follow a published index: pip install -e '.[bench]'")
-    measured = [measure(millions * 10**6, given.work, given.times) for millions in given.millions]
+    measured = [alone(millions * 10**6, given.work, given.times) for millions in given.millions]
     sizes = " ".join(map(str, given.millions))
     neighbourhood = (
         compared(beside(given.beside, given.work, given.times, given.idc_python, given.idc_times))
