@@ -28,7 +28,7 @@ from schemas.messages import SearchRequest
 from schemas.query import MAX_ROWS, Query
 
 FEW = 1000
-"""Parts that are read at once without counting them first."""
+"""Parts that are read without counting them first."""
 MANY = 5000
 """Parts of one page, or objects, above which DuckDB is quicker."""
 
@@ -80,8 +80,8 @@ Parts = list[tuple[int, Part]]
 
 def _read(
     catalog: Catalog, select: str, wheres: Sequence[str], given: Mapping[str, Any], points: Points, limit: int
-) -> list[tuple[int, str]] | None:
-    """Parts that meet any of these conditions; None: more than the limit."""
+) -> list[tuple[int, Any]] | None:
+    """Two columns of parts that meet any of these conditions; None: more than the limit."""
     sql = " UNION ALL ".join(f"{select} WHERE {where}" for where in wheres)
     found = catalog.rows(f"{sql} LIMIT {limit + 1:d}", given, points)
     return None if len(found) > limit else found
@@ -95,8 +95,7 @@ def _parts(catalog: Catalog, built: Query, number: str, limit: int) -> Parts | N
     """
     select, near = f"SELECT {number}, packed FROM parts", _near(catalog, built)  # noqa: S608
     if near is None:
-        found = _read(catalog, select, [built.parts], built.parameters, built.points, limit)
-        return None if found is None else packed.chosen(found, {})
+        return _looked_for(catalog, built, number, limit)
     column, numbers = near
     if not numbers:
         return []
@@ -106,6 +105,17 @@ def _parts(catalog: Catalog, built: Query, number: str, limit: int) -> Parts | N
     wheres = [" AND ".join([one, *built.texts]) for one in asked]
     found = _read(catalog, select, wheres, {**built.parameters, "near": numbers}, {}, limit)
     return None if found is None else packed.chosen(found, built.checks)
+
+
+def _looked_for(catalog: Catalog, built: Query, number: str, limit: int) -> Parts | None:
+    """The parts that a look at all of them finds: numbers first, as of many nothing more is read."""
+    found = _read(catalog, f"SELECT {number}, part FROM parts", [built.parts], built.parameters, {}, limit)  # noqa: S608
+    if not found:
+        return None if found is None else []
+    numbers = {part: mine for mine, part in found}
+    which = conditions.among("part", "among", [*numbers])
+    texts = catalog.rows(f"SELECT part, packed FROM parts WHERE {which}", {"among": [*numbers]})  # noqa: S608
+    return packed.chosen([(numbers[part], text) for part, text in texts], {})
 
 
 def _near(catalog: Catalog, built: Query) -> tuple[str, Sequence[int]] | None:
