@@ -77,6 +77,10 @@ def test_an_empty_sheet_is_a_file_too(tmp_path: Path) -> None:
     found = sheets.read(tmp_path / "one.sheet", crc)
     assert len(found.rows) == 0
     assert found.without([1]) is found
+    owners = [names.facility_name("clinic-a")]
+    for wanted in ({}, {"modality": ["CT*"]}, {"study_date": ["2024-01-01.."]}):
+        assert len(found.matching(Asked(wanted, owners, None))) == 0
+        assert len(found.matching(Asked(wanted, owners, [1]))) == 0
 
 
 def test_rows_of_dropped_studies_do_not_count() -> None:
