@@ -28,8 +28,7 @@ from schemas.columns import Column, Rollup
 KEY: tuple[Column, ...] = tuple(
     c for c in columns.shared() if c.search and (c.level == "study" or c.name == "modality")
 )
-_ASKED: dict[str, Column] = {c.name: c for c in KEY}
-_TOKENS = tuple(c for c in KEY if c.search == "token")
+_ASKED = frozenset(c.name for c in KEY)
 FOLDED: dict[str, str] = {c.name: conditions.folded(c) for c in KEY if c.search == "text"}
 """Columns of text, and the names of the same in lower case."""
 
@@ -46,7 +45,7 @@ SCHEMA = pa.schema(
         ("n_parts", pa.int64()),
         ("first_object", pa.string()),
         (SERIES, columns.by_name["domains"].arrow),
-        *((c.name, c.arrow) for c in _TOKENS),
+        *((c.name, c.arrow) for c in columns.tokens()),
         *((name, pa.string()) for name in FOLDED.values()),
         *query.schema("study"),
     ]
@@ -68,7 +67,7 @@ _MADE: dict[str, str] = {
     "n_parts": "count(*)",
     "first_object": "min(first_object)",
     SERIES: query.rolled_up(_LISTED, "list"),
-    **{c.name: f'"{c.name}"' for c in _TOKENS},
+    **{c.name: f'"{c.name}"' for c in columns.tokens()},
     **{folded: f'lower("{name}")' for name, folded in FOLDED.items()},
     **{c.name: query.rolled_up(c, way) for c, way in columns.at_level("study")},
     "n_series": f"len({query.rolled_up(_LISTED, 'list')})",
@@ -99,22 +98,14 @@ def of_parts(parts: pa.Table, fold: Callable[[list[str | None]], list[str | None
     """
     folded = {name: fold(parts[name].to_pylist()) for name in FOLDED}
     made: dict[str, Any] = {FOLDED[name]: values for name, values in folded.items()}
-    made[SERIES] = _listed(parts["series_uid"])
+    made[SERIES] = packed.lists(parts["series_uid"].to_pylist())
     made["n_series"] = [*map(len, made[SERIES])]
     made["n_parts"] = [1] * len(parts)
     for each in SCHEMA:
         if each.name not in made:
             values = parts[each.name]
-            made[each.name] = _listed(values) if _is_listed(each, values) else values
+            made[each.name] = packed.lists(values.to_pylist()) if pa.types.is_list(each.type) else values
     return pa.table(made, schema=SCHEMA)
-
-
-def _is_listed(shown: pa.Field, values: pa.ChunkedArray) -> bool:
-    return pa.types.is_list(shown.type) and not pa.types.is_list(values.type)
-
-
-def _listed(values: pa.ChunkedArray) -> list[list[Any]]:
-    return [[] if value is None else [value] for value in values.to_pylist()]
 
 
 def together(rows: pa.Table) -> list[list[int]]:
@@ -164,5 +155,5 @@ def hold(asked: Mapping[str, Sequence[str]]) -> bool:
     Texts are compared in the lower case of DuckDB, which Python's is for ASCII only.
     """
     texts = [value for name in asked.keys() & FOLDED.keys() for value in asked[name]]
-    wild = sum(not {*"*?"}.isdisjoint(value) for value in texts)
-    return _ASKED.keys() >= asked.keys() and wild <= conditions.FEW and all(map(str.isascii, texts))
+    wild = sum(map(conditions.is_wild, texts))
+    return asked.keys() <= _ASKED and wild <= conditions.FEW and all(map(str.isascii, texts))

@@ -80,8 +80,9 @@ class Bundles:
         self._renewed: list[Sheet] = []
         self._fresh: list[tuple[Sequence[int], int, Sheet]] = []
         listed = connection.execute("SELECT file, last, crc FROM sheets ORDER BY last").fetchall()
+        files = {file for file, *_ in listed}
         for path in folder.glob(f"*{SUFFIX}"):
-            if path.name not in {file for file, *_ in listed}:
+            if path.name not in files:
                 path.unlink()
         renewed = [study for (study,) in connection.execute("SELECT DISTINCT study FROM renewed").fetchall()]
         self._files = [
@@ -122,7 +123,7 @@ class Bundles:
         if len(parts) <= FEW:
             made = Sheet(coded(bundles.of_parts(parts, self._folded)))
         else:
-            low = min(parts["part"].to_pylist())
+            low = parts["part"][0].as_py()  # they ascend
             made = self._made(bundles.OF_PARTS, low=low, high=last, but=[])
         self._fresh.append(((), last, made))
 

@@ -99,7 +99,6 @@ SELECT {_names(OWN)}, number, part, object_offset, false FROM incoming ORDER BY 
 ADD_PARTS = f"""INSERT INTO parts ({_SHARED}, part, study, series, batch_id, {_TOTALS}, {_FOLDED}, packed)
 SELECT {_SHARED}, part, study, series, $batch, {_TOTALS}, {_FOLDS}, {packed.sql()}
 FROM incoming ORDER BY part"""
-_TOKENS = tuple(c.name for c in SHARED if c.search == "token")
 DERIVED = (
     packed.sql(),
     *(keys.key_sql(kind, kind) for kind in keys.KINDS),
@@ -179,7 +178,7 @@ _NEW_KEYS = " UNION ALL ".join(
         *(
             f"SELECT DISTINCT '{conditions.TOKEN}', {keys.key_sql(conditions.TOKEN, 'value')}, new FROM ("
             f"SELECT unnest(p.{name}) AS value, m.new FROM moved_study m JOIN parts p ON p.study = m.new)"
-            for name in _TOKENS
+            for name in (c.name for c in columns.tokens())
         ),
     )
 )

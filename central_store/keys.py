@@ -25,7 +25,6 @@ OBJECTS: tuple[str, ...] = tuple(c.name for c in columns.COLUMNS if c.distinct)
 WITHIN: tuple[str, ...] = ("source_digest", "sop_instance_uid")
 KINDS: tuple[str, ...] = (*OBJECTS, *ENTITIES, TOKEN)
 
-_TOKENS = tuple(c.name for c in columns.COLUMNS if c.search == "token")
 _VALUE_BITS = 52
 _OWNER = ((1 << 64) - 1) ^ ((1 << _VALUE_BITS) - 1)
 
@@ -77,8 +76,8 @@ def of_batch(objects: pa.Table, parts: pa.Table) -> pa.Table:
     studies = parts["study"].to_pylist()
     tokens = {
         (token, study)
-        for name in _TOKENS
-        for study, several in zip(studies, parts[name].to_pylist(), strict=True)
+        for column in columns.tokens()
+        for study, several in zip(studies, parts[column.name].to_pylist(), strict=True)
         for token in several
     }
     found[TOKEN] = ([key(token) for token, _ in tokens], [study for _, study in tokens])

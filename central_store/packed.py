@@ -108,10 +108,10 @@ def answer(level: Level, groups: Sequence[list[Part]], schema: pa.Schema) -> pa.
     rows = [_merged([*map(pick, group)], ups, sums) for group in groups]
     turned = list(zip(*rows, strict=True)) or [()] * len(ups)
     made = {
-        column.name: _lists(values) if way == "list" else list(values)
+        column.name: lists(values) if way == "list" else list(values)
         for (column, way), values in zip(shown, turned[:-2], strict=True)
     }
-    made["n_series"] = [len(each) for each in _lists(turned[-2])]
+    made["n_series"] = [len(each) for each in lists(turned[-2])]
     made["n_instances"] = list(turned[-1])
     return pa.Table.from_arrays([array(made[each.name], each.type) for each in schema], schema=schema)
 
@@ -138,8 +138,8 @@ def _merged(
     return row
 
 
-def _lists(values: Iterable[Any]) -> list[list[Any]]:
-    """Values as lists; those of bundles are."""
+def lists(values: Iterable[Any]) -> list[list[Any]]:
+    """Values as lists, which some are."""
     return [value if isinstance(value, list) else [] if value is None else [value] for value in values]
 
 
@@ -148,7 +148,7 @@ def _one(values: Sequence[Any]) -> Any:
 
 
 def _listed(values: Sequence[Any]) -> list[Any]:
-    return sorted({each for value in _lists(values) for each in value})
+    return sorted({each for value in lists(values) for each in value})
 
 
 def _least(values: Sequence[Any]) -> Any:

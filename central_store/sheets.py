@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 from central_store import mapped
 from central_store.bundles import FOLDED, SCHEMA, merged, together
 from central_store.keyruns import Sorted
-from schemas import columns, conditions
+from schemas import columns
+from schemas.conditions import Period, is_wild, period
 from schemas.errors import Damaged
 from schemas.names import FacilityName
 from schemas.transit import durable
@@ -43,9 +44,6 @@ SHAPE = f"{_STORED.to_string()}: by facility, newest first, by UID"
 """What changes when a file is written otherwise."""
 _FEW = 8
 """Codes that are compared one by one."""
-
-Period = tuple[date | None, date | None]
-"""The first and the last day, both included; at least one is there."""
 
 
 class Sheet:
@@ -155,7 +153,7 @@ class Asked:
     ) -> None:
         self.owners = frozenset[str](owners).intersection(conditions.get("facility", owners))
         self.studies = studies
-        self.periods = [_period(each) for each in conditions.get("study_date", ())]
+        self.periods = [period(each) for each in conditions.get("study_date", ())]
         self._others = {n: values for n, values in conditions.items() if n not in ("facility", "study_date")}
         dated = ["study_date"] if self.periods else []
         self.columns = [*dated, *(FOLDED.get(name, name) for name in self._others)]
@@ -174,11 +172,6 @@ class Asked:
                 yield pa.array([not wanted.isdisjoint(each) for each in found.to_pylist()], pa.bool_())
             else:
                 yield _is_one(found, values)
-
-
-def _period(text: str) -> Period:
-    first, last = (conditions.day(each) if each else None for each in text.split(".."))
-    return first, last
 
 
 def _coded(found: pa.DictionaryArray, wanted: pa.Array) -> pa.Array:
@@ -201,7 +194,7 @@ def _is_like(found: pa.Array, values: Sequence[str]) -> pa.Array:
     In time that grows with the text alone: Arrow uses RE2.
     """
     lower = [value.lower() for value in values]
-    wild = [value for value in lower if {*value} & {*"*?"}]
+    wild = [value for value in lower if is_wild(value)]
     masks = [pc.match_like(found, "".join(_LIKE.get(char, char) for char in value)) for value in wild]
     return reduce(pc.or_, masks, _is_one(found, [value for value in lower if value not in wild]))
 

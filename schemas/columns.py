@@ -214,6 +214,12 @@ def at_level(level: Level) -> tuple[tuple[Column, Rollup], ...]:
 
 
 @cache
+def tokens() -> tuple[Column, ...]:
+    """The columns of tokens."""
+    return tuple(c for c in COLUMNS if c.search == "token")
+
+
+@cache
 def searchable() -> tuple[Column, ...]:
     """The columns a request may name."""
     return tuple(c for c in COLUMNS if c.search)

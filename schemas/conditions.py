@@ -28,6 +28,8 @@ FEW = 16
 _WRITTEN = 64
 _EPOCH = date(1970, 1, 1)
 
+Period = tuple[date | None, date | None]
+"""The first and the last day, both included; at least one is there."""
 Check = Callable[[Any], bool]
 """Whether a value in a part is one of those asked for."""
 
@@ -106,7 +108,7 @@ class Conditions:
         if column.search == "token":
             self.checks[column.name] = lambda found: not wanted.isdisjoint(found)
         elif column.search == "date":
-            spans = [tuple(day(each) if each else None for each in value.split("..")) for value in values]
+            spans = [period(value) for value in values]
             self.checks[column.name] = partial(_within, spans)
         else:
             visible = self.checks.get(column.name, wanted.__contains__)  # of owners, those asked for
@@ -142,8 +144,8 @@ def _condition(column: Column, values: Sequence[str], parameters: dict[str, Any]
 
 
 def _texts(text: str, key: str, values: Sequence[str], parameters: dict[str, Any]) -> str:
-    plain = [value for value in values if not set(value) & set("*?")]
-    wild = [value for value in values if set(value) & set("*?")]
+    plain = [value for value in values if not is_wild(value)]
+    wild = [value for value in values if is_wild(value)]
     if len(wild) > 100:
         raise FormatError("a condition has more than 100 values with wildcards")
     parts = []
@@ -159,6 +161,11 @@ def _texts(text: str, key: str, values: Sequence[str], parameters: dict[str, Any
         escape = " ESCAPE '!'" if "!" in pattern else ""  # twice the time
         parts.append(f"{text} LIKE lower(${key}_{number}){escape}")  # ILIKE takes three times as long
     return f"({' OR '.join(parts)})"
+
+
+def is_wild(text: str) -> bool:
+    """Whether a text has wildcards."""
+    return "*" in text or "?" in text
 
 
 def like(text: str) -> str:
@@ -179,13 +186,13 @@ def _dates(name: str, key: str, values: Sequence[str], parameters: dict[str, Any
         bounds = []
         for text, sign, end in ((first, ">=", "a"), (last, "<=", "b")):
             if text:
-                parameters[f"{key}_{number}{end}"] = day(text)
+                parameters[f"{key}_{number}{end}"] = _day(text)
                 bounds.append(f"{name} {sign} ${key}_{number}{end}")
         parts.append(" AND ".join(bounds))
     return f"({' OR '.join(parts)})"
 
 
-def _within(spans: Sequence[tuple[date | None, ...]], counted: int | None) -> bool:
+def _within(spans: Sequence[Period], counted: int | None) -> bool:
     """Whether a day, counted as Arrow counts, lies in one of them."""
     if counted is None:
         return False
@@ -193,8 +200,13 @@ def _within(spans: Sequence[tuple[date | None, ...]], counted: int | None) -> bo
     return any((not first or first <= found) and (not last or found <= last) for first, last in spans)
 
 
-def day(text: str) -> date:
-    """The day of a condition; raises `FormatError` if it is none, or not written YYYY-MM-DD."""
+def period(text: str) -> Period:
+    """The first and the last day of a condition; raises `FormatError` if one is none."""
+    first, last = (_day(each) if each else None for each in text.split(".."))
+    return first, last
+
+
+def _day(text: str) -> date:
     try:
         found = date.fromisoformat(text)
     except ValueError as error:

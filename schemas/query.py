@@ -229,7 +229,7 @@ def _newest(made: Conditions, request: SearchRequest) -> str:
 
 def rollup(level: Level) -> str:
     """All studies or series, with their tokens: a view for readers of the published catalog."""
-    tokens = (c.name for c in columns.searchable() if c.search == "token")
+    tokens = (c.name for c in columns.tokens())
     values = {**_values(level)} | {t: f'list_sort(list_distinct(flatten(list(hits."{t}"))))' for t in tokens}
     shown = ", ".join(f'{value} AS "{name}"' for name, value in values.items())
     return f"SELECT {shown} FROM base.parts hits WHERE hits.n_instances > 0 GROUP BY {level}"

@@ -103,8 +103,7 @@ _KEYS = " UNION ALL ".join(
         *(
             f"SELECT DISTINCT '{TOKEN}', {key_sql(TOKEN, 'value')}, study "
             f"FROM (SELECT unnest({column.name}) AS value, study FROM fresh_parts)"
-            for column in columns.COLUMNS
-            if column.search == "token"
+            for column in columns.tokens()
         ),
     )
 )
