@@ -153,7 +153,7 @@ class Catalog:
                 log.warning("forked facility=%s batch=%s: see `fstore status`", batch.facility, batch.batch)
             self._lookups.tidy()
             self._bundles.tidy()
-        self._ballast.drop(self._lookups, self._bundles)
+        self._ballast.drop(self._bundles.release)
 
     def erase(self, batch: Batch) -> None:
         """Let no row of a batch that has a tombstone stand anywhere; a repeat, or an unknown one, is a no-op.
@@ -298,7 +298,7 @@ class Catalog:
         self._look_for_damage()
         with translated(), self._watch.limit(self._settings.search_seconds):
             yield
-        self._ballast.drop(self._lookups, self._bundles)
+        self._ballast.drop(self._bundles.release)
 
     def table(self, sql: str, parameters: Mapping[str, Any], points: Points = _NONE) -> pa.Table:
         """The rows of a query as an Arrow table; raises `Refused` when it takes too long."""

@@ -4,9 +4,10 @@
     <n> numbers, unsigned 32-bit
     fences: every 512th key, from the first on
 
-Guarantees: a run is written whole and never changed; a look-up touches one page of keys and, if it finds the
-key, one of numbers: the fences, a thousandth of the file, are in memory and say which. Merging reads and
-writes slice by slice, so its memory does not follow the runs.
+Guarantees: a run is written whole and never changed; a look-up reads one page of keys and, if it finds the
+key, its number: the fences, a thousandth of the file, are in memory and say which page. Merging reads and
+writes slice by slice, so its memory does not follow the runs. Files are read, not mapped: a page that is
+touched brings fifteen others that would count as memory of ours, and a disk that fails is an error.
 
 Leaves to others: which runs there are, and what a number means (`central_store.lookups`). Two rows may have
 the same key: who looks up compares the values themselves.
@@ -14,8 +15,10 @@ the same key: who looks up compares the values themselves.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+import errno
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -23,13 +26,14 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central_store import mapped
 from schemas.errors import Damaged
 from schemas.transit import durable
 
 _ENTRY = 12
 _FENCE = 512
 """Keys of a page, and so from one fence to the next."""
+_AT_ONCE = 1024
+"""Keys that are looked for at once: for each a page may be read."""
 _SLICE = 1 << 20
 """Entries merged at once."""
 SHAPE = f"keys, numbers, every {_FENCE}th key"
@@ -39,50 +43,56 @@ _MANY = 24
 
 
 class Sorted:
-    """Keys in ascending order and their numbers: in memory, or in a mapped file.
+    """Keys in ascending order, in memory: unsigned 64-bit."""
 
-    Args:
-        keys: unsigned 64-bit.
-        numbers: as many, unsigned, of 32 or 64 bits.
-    """
+    def __init__(self, keys: pa.Array) -> None:
+        self._array, self._keys = keys, _bytes(keys).cast("Q")
 
-    def __init__(self, keys: pa.Array, numbers: pa.Array) -> None:
-        self.columns = keys, numbers
-        self.keys = _bytes(keys).cast("Q")
-        self._numbers = _bytes(numbers).cast("Q" if numbers.type == pa.uint64() else "I")
-        self.entries = len(keys)
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._keys)
 
-    def find(self, keys: Sequence[int]) -> list[int]:
-        """The numbers of all entries with one of these keys, which ascend."""
-        if len(keys) > _MANY:
+    def places(self, keys: Sequence[int]) -> Iterator[int]:
+        """The places of all entries with one of these keys, which ascend."""
+        starts: Sequence[int]
+        if len(keys) > _MANY and self._keys:
             wanted = pa.array(keys, pa.uint64())
-            starts = self._starts(wanted)
-            there = pc.equal(self._at(starts), wanted)  # few are, of the keys of a new batch
-            keys, starts = wanted.filter(there).to_pylist(), starts.filter(there).to_pylist()
+            found = pc.search_sorted(self._array, wanted)
+            last = pa.scalar(len(self._keys) - 1, found.type)
+            there = pc.equal(self._array.take(pc.min_element_wise(found, last)), wanted)
+            # Few are there, of the keys of a new batch.
+            keys, starts = wanted.filter(there).to_pylist(), found.filter(there).to_pylist()
         else:
-            starts = [self._start(key) for key in keys]
-        found, mine, entries = [], self.keys, self.entries
+            starts = [bisect_left(self._keys, key) for key in keys]
+        mine, entries = self._keys, len(self._keys)
         for key, start in zip(keys, starts, strict=True):
             at = start
             while at < entries and mine[at] == key:
-                found.append(self._numbers[at])
+                yield at
                 at += 1
-        return found
 
-    def _at(self, places: pa.Array) -> pa.Array:
-        """The keys at these places; behind the end, the last."""
-        return pc.take(self.columns[0], pc.min_element_wise(places, pa.scalar(self.entries - 1, pa.uint64())))
-
-    def _start(self, key: int) -> int:
-        """Where a key stands, or would."""
-        return bisect_left(self.keys, key)
-
-    def _starts(self, keys: pa.Array) -> pa.Array:
-        """The same for many."""
-        return pc.search_sorted(self.columns[0], keys)
+    def spans(self, keys: Sequence[int]) -> set[tuple[int, int]]:
+        """For each key how many are less, and how many are not greater."""
+        if len(keys) > _MANY:
+            wanted = pa.array(keys, pa.uint64())
+            ends = (pc.search_sorted(self._array, wanted, side=side) for side in ("left", "right"))
+            return {*zip(*(end.to_pylist() for end in ends), strict=True)}
+        return {(bisect_left(self._keys, key), bisect_right(self._keys, key)) for key in keys}
 
 
-class Recent(Sorted):
+class Numbered(Sorted):
+    """Keys in ascending order, in memory, and the number of each: unsigned 64-bit."""
+
+    def __init__(self, keys: pa.Array, numbers: pa.Array) -> None:
+        super().__init__(keys)
+        self._numbers = _bytes(numbers).cast("Q")
+
+    def find(self, keys: Sequence[int]) -> list[int]:
+        """The numbers of all entries with one of these keys, which ascend."""
+        return [self._numbers[at] for at in self.places(keys)]
+
+
+class Recent(Numbered):
     """Entries in memory.
 
     Args:
@@ -99,60 +109,92 @@ class Recent(Sorted):
         return Recent(both.take(pc.sort_indices(both["key"])))
 
 
-class Run(Sorted):
+class Run:
     """One open run.
 
     Args:
         path: the file.
         entries: how many it must have.
-        together: what is looked for at once lies together, so that the system may read ahead.
 
     Raises:
         Damaged: it is missing, or of another size.
     """
 
-    def __init__(self, path: Path, entries: int, *, together: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: Path, entries: int) -> None:
+        self.path, self._entries = path, entries
         front = entries * _ENTRY
         try:
-            self._map = mapped.opened(path, together=together)
-        except (FileNotFoundError, ValueError):
+            self._file = path.open("rb", buffering=0)
+        except FileNotFoundError:
             raise Damaged("a look-up of the catalog is missing") from None
-        if len(self._map) != front + _fences(entries) * 8:
+        if os.fstat(self._file.fileno()).st_size != front + _fences(entries) * 8:
+            self.close()
             raise Damaged("a look-up of the catalog has another size")
-        fences = self._map[front:]
-        self._fences = memoryview(fences).cast("Q")
-        self.fences = pa.Array.from_buffers(pa.uint64(), len(self._fences), [None, pa.py_buffer(fences)])
-        buffer, keys = pa.py_buffer(self._map), entries * 8
-        super().__init__(
-            pa.Array.from_buffers(pa.uint64(), entries, [None, buffer.slice(0, keys)]),
-            pa.Array.from_buffers(pa.uint32(), entries, [None, buffer.slice(keys, entries * 4)]),
+        self.fences = _array(pa.uint64(), self._read(front, _fences(entries) * 8))
+        self._fences = Sorted(self.fences)
+
+    def __len__(self) -> int:
+        """How many entries."""
+        return self._entries
+
+    def close(self) -> None:
+        """Nothing is looked for here any more."""
+        self._file.close()
+
+    def find(self, keys: Sequence[int]) -> list[int]:
+        """The numbers of all entries with one of these keys, which ascend; raises `OSError`."""
+        slices = (keys[at : at + _AT_ONCE] for at in range(0, len(keys), _AT_ONCE))
+        places = (place for mine in slices for place in self._places(mine))
+        return [number for at, count in _together(places) for number in self._of(at, count).cast("I")]
+
+    def _places(self, keys: Sequence[int]) -> Iterator[int]:
+        # A key stands behind the last fence below it, and at the next one at the latest.
+        pages = sorted(
+            {page for low, high in self._fences.spans(keys) for page in range(max(low - 1, 0), high)}
         )
+        read = [self.keys(at * _FENCE, count * _FENCE) for at, count in _together(pages)]
+        if read:
+            for place in Sorted(read[0] if len(read) == 1 else pa.concat_arrays(read)).places(keys):
+                yield pages[place // _FENCE] * _FENCE + place % _FENCE
 
-    def release(self) -> None:
-        """Give the pages back that were touched."""
-        mapped.release(self._map)
+    def start(self, key: int) -> int:
+        """Where a key stands, or would; raises `OSError`."""
+        ((below, _),) = self._fences.spans([key])
+        page = max(below - 1, 0)
+        ((start, _),) = Sorted(self.keys(page * _FENCE, _FENCE)).spans([key])
+        return page * _FENCE + start
 
-    # A key stands behind the last fence below it, and at the next one at the latest.
+    def keys(self, at: int, count: int) -> pa.Array:
+        """So many keys from a place on, or those up to the end; raises `OSError`."""
+        return _array(pa.uint64(), self._read(at * 8, min(count, self._entries - at) * 8))
 
-    def _start(self, key: int) -> int:
-        fence = bisect_left(self._fences, key)
-        if not fence:
-            return 0
-        return bisect_left(self.keys, key, (fence - 1) * _FENCE + 1, min(fence * _FENCE, self.entries))
+    def numbers(self, at: int, count: int) -> pa.Array:
+        """So many numbers from a place on; raises `OSError`."""
+        return _array(pa.uint32(), self._of(at, count))
 
-    def _starts(self, keys: pa.Array) -> pa.Array:
-        fences = pc.search_sorted(self.fences, keys)
-        low = pc.subtract(pc.multiply(pc.max_element_wise(fences, _ONE), _WIDE), _BEFORE)
-        places, step = pc.if_else(pc.equal(fences, _ZERO), _ZERO, low), _FENCE // 2
-        while step:
-            below = pc.less(self._at(pc.add(places, pa.scalar(step - 1, pa.uint64()))), keys)
-            places = pc.if_else(below, pc.add(places, pa.scalar(step, pa.uint64())), places)
-            step //= 2
-        return pc.min_element_wise(places, pa.scalar(self.entries, pa.uint64()))
+    def _of(self, at: int, count: int) -> memoryview:
+        return self._read(self._entries * 8 + at * 4, count * 4)
+
+    def _read(self, at: int, size: int) -> memoryview:
+        read = os.pread(self._file.fileno(), size, at)
+        if len(read) != size:
+            raise OSError(errno.EIO, "a look-up of the catalog has become shorter")
+        return memoryview(read)
 
 
-_ZERO, _ONE, _WIDE, _BEFORE = (pa.scalar(number, pa.uint64()) for number in (0, 1, _FENCE, _FENCE - 1))
+def _array(kind: pa.DataType, data: memoryview) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(data) // kind.byte_width, [None, pa.py_buffer(data)])
+
+
+def _together(ascending: Iterable[int]) -> list[tuple[int, int]]:
+    """Where numbers that follow each other begin, and how many they are."""
+    found: list[tuple[int, int]] = []
+    for number in ascending:
+        if found and sum(found[-1]) == number:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((number, 1))
+    return found
 
 
 def _fences(entries: int) -> int:
@@ -182,7 +224,7 @@ def merge(runs: Sequence[Run], path: Path, stopped: Callable[[], bool]) -> int:
     Raises:
         Stopped: `stopped` said so; there is no file.
     """
-    total = sum(run.entries for run in runs)
+    total = sum(map(len, runs))
     cuts = _cuts(runs)
 
     def write_slices(sink: BinaryIO) -> None:
@@ -191,10 +233,8 @@ def merge(runs: Sequence[Run], path: Path, stopped: Callable[[], bool]) -> int:
             if stopped():
                 raise Stopped
             spans = [(run, at, to - at) for run, at, to in zip(runs, begin, end, strict=True)]
-            keys, numbers = (
-                pa.concat_arrays([run.columns[which].slice(*span) for run, *span in spans])
-                for which in (0, 1)
-            )
+            keys = pa.concat_arrays([run.keys(at, count) for run, at, count in spans])
+            numbers = pa.concat_arrays([run.numbers(at, count) for run, at, count in spans])
             order = pc.sort_indices(keys)
             keys = keys.take(order)
             fences.append(_every(keys, done))
@@ -221,7 +261,7 @@ def _cuts(runs: Sequence[Run]) -> list[list[int]]:
     """
     fences = pa.concat_arrays([run.fences for run in runs]).sort()
     bounds = fences.take(pa.array(range(_SLICE // _FENCE, len(fences), _SLICE // _FENCE), pa.int64()))
-    return [[0, *(bisect_left(run.keys, bound) for bound in bounds.to_pylist()), run.entries] for run in runs]
+    return [[0, *map(run.start, bounds.to_pylist()), len(run)] for run in runs]
 
 
 def _bytes(values: pa.Array) -> memoryview:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from central_store.keyruns import Recent, Run, Stopped, merge, write
-from central_store.keys import KINDS, WITHIN, keys
+from central_store.keys import KINDS, keys
 from schemas.errors import Damaged
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Lookups:
         self._runs: dict[str, list[Run]] = {kind: [] for kind in KINDS}
         listed = set()
         for file, kind, entries in connection.execute("SELECT file, kind, entries FROM runs").fetchall():
-            self._runs[kind].append(_run(kind, folder / file, entries))
+            self._runs[kind].append(Run(folder / file, entries))
             listed.add(file)
         for path in folder.glob(f"*{SUFFIX}"):
             if path.name not in listed:
@@ -102,7 +102,7 @@ class Lookups:
         """The transaction is lasting: what it added is like the rest, in few pieces."""
         self._added.clear()
         for pieces in self._recent.values():
-            while len(pieces) > 1 and pieces[-2].entries < 2 * pieces[-1].entries:
+            while len(pieces) > 1 and len(pieces[-2]) < 2 * len(pieces[-1]):
                 pieces[-2:] = [pieces[-2] + pieces[-1]]
 
     def forgotten(self) -> None:
@@ -126,7 +126,7 @@ class Lookups:
 
     def of_keys(self, kind: str, asked: Sequence[int]) -> set[int]:
         """Numbers of the rows with these keys, which ascend."""
-        pieces = (*self._recent[kind], *self._runs[kind])
+        pieces: tuple[Recent | Run, ...] = (*self._recent[kind], *self._runs[kind])
         return {number for piece in pieces for number in piece.find(asked)}
 
     def tidy(self, *, settle: bool = False) -> None:
@@ -147,12 +147,12 @@ class Lookups:
 
     def _sealed(self, kind: str) -> bool:
         pieces = self._recent[kind]
-        if sum(piece.entries for piece in pieces) < self._seal:
+        if sum(map(len, pieces)) < self._seal:
             return False
         rows = reduce(operator.add, reversed(pieces)).rows
         path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
         write(path, *(rows[name].combine_chunks() for name in ("key", "number")))
-        self._swap(kind, [], _run(kind, path, rows.num_rows), "DELETE FROM recent WHERE kind = $1")
+        self._swap(kind, [], Run(path, rows.num_rows), "DELETE FROM recent WHERE kind = $1")
         pieces.clear()
         return True
 
@@ -160,7 +160,7 @@ class Lookups:
         for kind, runs in self._runs.items():
             tiers: dict[int, list[Run]] = {}
             for run in runs:
-                tiers.setdefault(_tier(run.entries, self._seal), []).append(run)
+                tiers.setdefault(_tier(len(run), self._seal), []).append(run)
             yield from ((kind, tier) for _, tier in sorted(tiers.items()) if len(tier) >= FAN)
 
     def _take_merged(self, *, wait: bool) -> None:
@@ -171,14 +171,14 @@ class Lookups:
         self._merging = None
         if merging.error is not None:
             raise merging.error
-        self._swap(merging.kind, merging.parts, _run(merging.kind, merging.path, merging.entries))
+        self._swap(merging.kind, merging.parts, Run(merging.path, merging.entries))
 
     def _swap(self, kind: str, old: list[Run], new: Run, also: str | None = None) -> None:
         self._connection.execute("BEGIN")
         try:
             gone = [run.path.name for run in old]
             self._connection.execute("DELETE FROM runs WHERE file IN (SELECT unnest($1::VARCHAR[]))", [gone])
-            self._connection.execute("INSERT INTO runs VALUES (?, ?, ?)", [new.path.name, kind, new.entries])
+            self._connection.execute("INSERT INTO runs VALUES (?, ?, ?)", [new.path.name, kind, len(new)])
             if also:
                 self._connection.execute(also, [kind])
         except BaseException:
@@ -187,27 +187,21 @@ class Lookups:
         self._connection.execute("COMMIT")
         self._runs[kind] = [run for run in self._runs[kind] if run not in old] + [new]
         for run in old:
+            run.close()
             run.path.unlink()
 
-    def release(self) -> None:
-        """Give the memory of mapped files back."""
-        for runs in self._runs.values():
-            for run in runs:
-                run.release()
-
     def close(self) -> None:
-        """Stop a merge that runs; its file is removed by the next start."""
+        """Close all files, and stop a merge that runs; its file is removed by the next start."""
         if self._merging is not None:
             self._merging.stop()
             self._merging.join()
+        for runs in self._runs.values():
+            for run in runs:
+                run.close()
 
     def sizes(self) -> Mapping[str, list[int]]:
         """Entries of each kind's runs."""
-        return {kind: [run.entries for run in runs] for kind, runs in self._runs.items()}
-
-
-def _run(kind: str, path: Path, entries: int) -> Run:
-    return Run(path, entries, together=kind in WITHIN)
+        return {kind: [*map(len, runs)] for kind, runs in self._runs.items()}
 
 
 def _tier(entries: int, seal: int) -> int:

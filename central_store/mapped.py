@@ -5,14 +5,14 @@ counts them. Given back, a page is still in the system's cache: touching it agai
 
 Guarantees: what a map shows does not change: `release` may be called at any time, by the thread that reads.
 
-Leaves to others: what is in the files (`central_store.keyruns`, `central_store.sheets`).
+Leaves to others: what is in the files (`central_store.sheets`).
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 LIMIT = 128 << 20
 """Bytes of mapped pages from which on they are given back."""
@@ -20,34 +20,20 @@ _PAGE = mmap.PAGESIZE
 _STATM = Path("/proc/self/statm")
 
 
-def opened(path: Path, *, together: bool = False) -> mmap.mmap:
-    """A file, mapped to be read.
-
-    Args:
-        path: the file, which is not empty.
-        together: what is looked for at once lies together, so that the system may read ahead.
+def opened(path: Path) -> mmap.mmap:
+    """A file that is not empty, mapped to be read.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is empty.
     """
     with path.open("rb") as file:
-        found = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    if not together:
-        found.madvise(mmap.MADV_RANDOM)
-    return found
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
 
 def release(found: mmap.mmap) -> None:
     """Give its pages back."""
     found.madvise(mmap.MADV_DONTNEED)
-
-
-class Holder(Protocol):
-    """Something with mapped files."""
-
-    def release(self) -> None:
-        """Give the pages of all of them back."""
 
 
 class Ballast:
@@ -56,13 +42,10 @@ class Ballast:
     def __init__(self) -> None:
         self._before = held()
 
-    def drop(self, *holders: Holder) -> None:
-        """If more than `LIMIT` was added, let these release their files, until it is half of that."""
-        left = held() - self._before
-        for holder in holders if left > LIMIT else ():
-            if left > LIMIT // 2:
-                holder.release()
-                left = held() - self._before
+    def drop(self, give_back: Callable[[], None]) -> None:
+        """If more than `LIMIT` was added, let all of them be released."""
+        if held() - self._before > LIMIT:
+            give_back()
 
 
 def held() -> int:

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from central_store import mapped
 from central_store.bundles import FOLDED, SCHEMA, merged, together
-from central_store.keyruns import Sorted
+from central_store.keyruns import Numbered
 from schemas import columns
 from schemas.conditions import Period, is_wild, period
 from schemas.errors import Damaged
@@ -127,10 +127,10 @@ class Sheet:
         return None if ends["min"] is None else (ends["min"], ends["max"])
 
     @cached_property
-    def _by_study(self) -> Sorted:
+    def _by_study(self) -> Numbered:
         studies = self.rows["study"]
         order = pc.array_sort_indices(studies)
-        return Sorted(studies.take(order).cast(pa.uint64()), order.cast(pa.uint64()))
+        return Numbered(studies.take(order).cast(pa.uint64()), order.cast(pa.uint64()))
 
 
 _NOWHERE = pa.array([], pa.uint64())
@@ -298,7 +298,7 @@ def write(path: Path, sheet: Sheet) -> int:
 def read(path: Path, crc: int) -> Sheet:
     """The sheet in a file; raises `Damaged` if it is missing, or has other bytes than were written."""
     try:
-        file = mapped.opened(path, together=True)
+        file = mapped.opened(path)
     except (FileNotFoundError, ValueError):
         raise Damaged("a sheet of the catalog is missing") from None
     if zlib.crc32(file) != crc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,11 @@ def run_of(path: Path, keys: list[int]) -> keyruns.Run:
     return keyruns.Run(path, len(keys))
 
 
+def stored(run: keyruns.Run) -> list[int]:
+    """All its keys."""
+    return run.keys(0, len(run)).to_pylist()
+
+
 def plain(keys: list[int], wanted: list[int]) -> list[int]:
     """What must be found."""
     return [at for one in wanted for at, key in enumerate(keys) if key == one]
@@ -36,7 +42,7 @@ def test_keys_that_lie_together_are_found(tmp_path: Path, count: int) -> None:
     assert run.find([count + 5, 2**63]) == []
     keyruns.merge([run, run], tmp_path / "b.run", lambda: False)
     both = keyruns.Run(tmp_path / "b.run", 2 * len(keys))
-    assert list(both.keys) == sorted(keys * 2)
+    assert stored(both) == sorted(keys * 2)
     assert sorted(both.find([2**40])) == sorted(run.find([2**40]) * 2)
 
 
@@ -76,7 +82,7 @@ def test_repeated_keys_are_all_found(
     keyruns.merge([run, run, run_of(folder / "b.run", [7])], folder / "c.run", lambda: False)
     whole = sorted([*keys, *keys, 7])
     merged = keyruns.Run(folder / "c.run", len(whole))
-    assert list(merged.keys) == whole
+    assert stored(merged) == whole
     assert sorted(merged.find(wanted)) == sorted(plain(keys, wanted) * 2 + [0] * (7 in wanted))
 
 
@@ -99,7 +105,7 @@ def test_a_merge_holds_little_at_once_however_the_keys_crowd(
     monkeypatch.setattr(keyruns, "_every", every)
     keyruns.merge(runs, tmp_path / "all.run", lambda: False)
     assert max(held) <= 4096 + 3 * 512, "about a slice"
-    assert list(keyruns.Run(tmp_path / "all.run", sum(held)).keys) == sorted([*crowd, *others, *crowd[9:]])
+    assert stored(keyruns.Run(tmp_path / "all.run", sum(held))) == sorted([*crowd, *others, *crowd[9:]])
 
 
 @pytest.mark.parametrize("change", [-1, 1, -8, 12])
@@ -109,3 +115,31 @@ def test_a_run_of_another_size_is_damaged(tmp_path: Path, change: int) -> None:
     (tmp_path / "b.run").write_bytes(data[:change] if change < 0 else data + bytes(change))
     with pytest.raises(Damaged, match="another size"):
         keyruns.Run(tmp_path / "b.run", 1000)
+
+
+def test_a_run_that_loses_its_end_while_open_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """The service waits and opens everything anew; a mapped file would have killed it."""
+    run = run_of(tmp_path / "a.run", list(range(1000)))
+    with (tmp_path / "a.run").open("r+b") as file:
+        file.truncate(6000)
+    assert run.keys(0, 512).to_pylist() == list(range(512))
+    for keys in ([700], list(range(1000))):
+        with pytest.raises(OSError, match="shorter") as caught:
+            run.find(keys)
+        assert caught.value.errno == errno.EIO
+
+
+def test_few_pages_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many keys are asked for, and wherever they lie."""
+    keys = [n << 40 for n in range(600_000)]
+    run = run_of(tmp_path / "a.run", keys)
+    most, read = 0, run.keys
+
+    def counted(at: int, count: int) -> pa.Array:
+        nonlocal most
+        most = max(most, count)
+        return read(at, count)
+
+    monkeypatch.setattr(run, "keys", counted)
+    assert run.find(keys[::3]) == list(range(0, 600_000, 3))
+    assert most <= 1025 * 512

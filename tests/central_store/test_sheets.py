@@ -157,9 +157,9 @@ def test_memory_of_mapped_files_is_given_back(tmp_path: Path, monkeypatch: pytes
     assert found.rows["sealed_identity"].to_pylist() == [b"x" * 8000] * 4000
     assert mapped.held() - before > size // 2
     monkeypatch.setattr(mapped, "LIMIT", 2 * size)
-    ballast.drop(found)
+    ballast.drop(found.release)
     assert mapped.held() - before > size // 2
     monkeypatch.setattr(mapped, "LIMIT", size // 4)
-    ballast.drop(found)
+    ballast.drop(found.release)
     assert mapped.held() - before < size // 8
     assert found.rows["sealed_identity"].to_pylist() == [b"x" * 8000] * 4000
