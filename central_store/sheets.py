@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import mmap
 import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from functools import cached_property, reduce
+from itertools import pairwise
+from operator import neg
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +31,7 @@ from central_store import mapped
 from central_store.bundles import FOLDED, SCHEMA, merged, together
 from central_store.keyruns import Numbered
 from schemas import columns
-from schemas.conditions import Period, is_wild, period
+from schemas.conditions import is_wild, period
 from schemas.errors import Damaged
 from schemas.names import FacilityName
 from schemas.transit import durable
@@ -44,6 +47,10 @@ SHAPE = f"{_STORED.to_string()}: by facility, newest first, by UID"
 """What changes when a file is written otherwise."""
 _FEW = 8
 """Codes that are compared one by one."""
+
+
+Span = tuple[int, int]
+"""From where to where; behind the last place, but of days counted as Arrow counts the last one."""
 
 
 class Sheet:
@@ -79,10 +86,10 @@ class Sheet:
 
     def matching(self, asked: Asked) -> pa.Array:
         """The places of rows that are asked for, ascending."""
-        if not self._days_meet(asked.periods):
+        if not self._days_meet(asked.days):
             return _NOWHERE
         if asked.studies is None:
-            found = [self._matching(low, high, asked) for low, high in self._spans(asked.owners)]
+            found = [self._matching(low, high, asked) for low, high in self._spans(asked)]
             at = pa.concat_arrays(found) if found else _NOWHERE
         else:
             at = pa.array(sorted(self._by_study.find(asked.studies)), pa.uint64())
@@ -92,39 +99,67 @@ class Sheet:
                 at = at.filter(reduce(pc.and_, asked.masks(rows), whose))
         return at.filter(self._counts(self.rows["study"].take(at))) if self.dropped else at
 
+    def columns(self, names: Sequence[str], at: pa.Array) -> pa.Table:
+        """What rows at ascending places say, with texts in the place of their numbers."""
+        rows, low = self.rows.select(names), at[0].as_py()
+        if at[-1].as_py() - low == len(at) - 1:  # mostly so where a facility and days were asked for
+            return plain(rows.slice(low, len(at)))
+        return plain(rows.take(at))
+
     def _matching(self, low: int, high: int, asked: Asked) -> pa.Array:
+        """Those from here to there, of a facility and day that are asked for."""
         rows = self.rows.slice(low, high - low)
-        masks = [*asked.masks(rows)] or [rows["study"].is_valid()]
+        masks = [*asked.others(rows)] or [rows["study"].is_valid()]
         return pc.add(pc.indices_nonzero(reduce(pc.and_, masks)), pa.scalar(low, pa.uint64()))
 
-    def _spans(self, owners: frozenset[str]) -> list[tuple[int, int]]:
-        """From where to where rows of these facilities lie."""
-        found: list[tuple[int, int]] = []
-        for name, low, high in self._whose:
-            if name in owners:
-                behind = found and found[-1][1] == low
-                found.append((found.pop()[0] if behind else low, high))
-        return found
+    def _spans(self, asked: Asked) -> list[Span]:
+        """From where to where rows of the facilities and days lie that are asked for."""
+        found: list[Span] = []
+        for name, low, dated, high in self._whose:
+            if name in asked.owners:
+                found += self._of_days(low, dated, asked.days) if asked.days else [(low, high)]
+        return _joined(found)
+
+    def _of_days(self, low: int, high: int, asked: Sequence[Span]) -> list[Span]:
+        """From where to where rows of these days lie among a facility's, which begin with the newest."""
+        ends = (
+            (
+                bisect_left(self._day, -last, low, high, key=neg),
+                bisect_right(self._day, -first, low, high, key=neg),
+            )
+            for first, last in asked
+        )
+        return sorted(end for end in ends if end[0] < end[1])
 
     @cached_property
-    def _whose(self) -> list[tuple[str, int, int]]:
-        """The facilities, and from where to where the rows of each lie."""
+    def _whose(self) -> list[tuple[str, int, int, int]]:
+        """Of each facility where its rows begin, where those without a day do, and where they end."""
         runs = pc.run_end_encode(self.rows["facility"].indices)
         names = self.rows["facility"].dictionary.take(runs.values).to_pylist()
-        ends = runs.run_ends.to_pylist()
-        return list(zip(names, [0, *ends], ends, strict=False))
+        spans = pairwise([0, *runs.run_ends.to_pylist()])
+        undated = (
+            (low, high, self.rows["study_date"].slice(low, high - low).null_count) for low, high in spans
+        )
+        return [(name, low, high - n, high) for name, (low, high, n) in zip(names, undated, strict=True)]
 
-    def _days_meet(self, periods: Sequence[Period]) -> bool:
-        """Whether a day of any row may lie in one: mostly the days of one sheet lie together."""
-        if not periods or self._days is None:
-            return not periods
-        least, most = self._days
-        return any((not first or first <= most) and (not last or last >= least) for first, last in periods)
+    def _days_meet(self, asked: Sequence[Span]) -> bool:
+        """Whether a day of any row may be asked for: mostly the days of one sheet lie together."""
+        if not asked or self._ends is None:
+            return not asked
+        least, most = self._ends
+        return any(first <= most and last >= least for first, last in asked)
 
     @cached_property
-    def _days(self) -> tuple[date, date] | None:
-        ends = pc.min_max(self.rows["study_date"]).as_py()
-        return None if ends["min"] is None else (ends["min"], ends["max"])
+    def _ends(self) -> Span | None:
+        """The first day and the last."""
+        ends = pc.min_max(self.rows["study_date"])
+        return (ends["min"].value, ends["max"].value) if ends["min"].is_valid else None
+
+    @cached_property
+    def _day(self) -> memoryview:
+        """The days as they lie in memory; of rows without one it says nothing."""
+        days = self.rows["study_date"]
+        return memoryview(days.buffers()[1]).cast("i")[days.offset :]
 
     @cached_property
     def _by_study(self) -> Numbered:
@@ -153,16 +188,26 @@ class Asked:
     ) -> None:
         self.owners = frozenset[str](owners).intersection(conditions.get("facility", owners))
         self.studies = studies
-        self.periods = [period(each) for each in conditions.get("study_date", ())]
+        periods = [period(each) for each in conditions.get("study_date", ())]
+        self.days = [(_counted(first, -_NEVER), _counted(last, _NEVER)) for first, last in periods]
+        """The periods, if there is a condition on days."""
         self._others = {n: values for n, values in conditions.items() if n not in ("facility", "study_date")}
-        dated = ["study_date"] if self.periods else []
+        dated = ["study_date"] if self.days else []
         self.columns = [*dated, *(FOLDED.get(name, name) for name in self._others)]
         """On which there are conditions, beside the facility."""
 
     def masks(self, rows: Any) -> Iterator[pa.Array]:
         """For each condition, of each row whether it is met; null, too, if not."""
-        if self.periods:
-            yield reduce(pc.or_, (_within(rows["study_date"], period) for period in self.periods))
+        if self.days:
+            day = rows["study_date"].cast(pa.int32())
+            yield reduce(
+                pc.or_,
+                (pc.and_(pc.greater_equal(day, one), pc.less_equal(day, two)) for one, two in self.days),
+            )
+        yield from self.others(rows)
+
+    def others(self, rows: Any) -> Iterator[pa.Array]:
+        """The same for each condition but that on days."""
         for name, values in self._others.items():
             found, search = rows[FOLDED.get(name, name)], columns.by_name[name].search
             if search == "text":
@@ -172,6 +217,25 @@ class Asked:
                 yield pa.array([not wanted.isdisjoint(each) for each in found.to_pylist()], pa.bool_())
             else:
                 yield _is_one(found, values)
+
+
+_NEVER = 1 << 30
+"""A day, counted as Arrow counts, that none is behind, and before its negative none."""
+
+
+def _counted(day: date | None, instead: int) -> int:
+    return pa.scalar(day, pa.date32()).value if day else instead
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Of spans by their beginnings, those that touch as one."""
+    found: list[Span] = []
+    for low, high in spans:
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return found
 
 
 def _coded(found: pa.DictionaryArray, wanted: pa.Array) -> pa.Array:
@@ -200,11 +264,6 @@ def _is_like(found: pa.Array, values: Sequence[str]) -> pa.Array:
 
 
 _LIKE = {"*": "%", "?": "_", "%": "\\%", "_": "\\_", "\\": "\\\\"}
-
-
-def _within(days: pa.Array, period: Period) -> pa.Array:
-    compared = zip((pc.greater_equal, pc.less_equal), period, strict=True)
-    return reduce(pc.and_, (how(days, pa.scalar(day, pa.date32())) for how, day in compared if day))
 
 
 def coded(rows: pa.Table) -> pa.RecordBatch:

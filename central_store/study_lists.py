@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from central_store.bundles import SCHEMA, SERIES, merged
-from central_store.sheets import Asked, Sheet, plain
+from central_store.sheets import Asked, Sheet
 from schemas import query
 from schemas.messages import SearchRequest
 from schemas.names import FacilityName
@@ -111,7 +111,7 @@ def _of(hits: Sequence[Hit], studies: pa.ChunkedArray) -> list[Hit]:
 
 def _read(hits: Sequence[Hit], names: list[str]) -> pa.Table:
     """Columns of the rows, with texts in the place of their numbers."""
-    found = [plain(sheet.rows.select(names).take(at)) for sheet, at in hits]
+    found = [sheet.columns(names, at) for sheet, at in hits]
     return pa.concat_tables(found or [SCHEMA.empty_table().select(names)]).combine_chunks()
 
 

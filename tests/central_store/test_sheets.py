@@ -83,6 +83,45 @@ def test_an_empty_sheet_is_a_file_too(tmp_path: Path) -> None:
         assert len(found.matching(Asked(wanted, owners, [1]))) == 0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_days_that_are_asked_for_are_found_wherever_they_lie(seed: int) -> None:
+    rng, owners = random.Random(seed), [names.facility_name(f"clinic-{each}") for each in "abc"]
+
+    def day() -> date | None:
+        return rng.choice([None, date(1969, 12, 30), date(9999, 12, 31), date(2024, 1, rng.randint(1, 9))])
+
+    rows = [
+        bundle(n, n, facility=rng.choice(owners), study_date=day(), folded_modality=rng.choice(["ct", "mr"]))
+        for n in range(300)
+    ]
+    one = sheet(*rows)
+    lying = sheets.plain(one.rows).to_pylist()
+    for _ in range(60):
+        ends = [tuple(sorted(d for d in (day(), day()) if d)) for _ in range(rng.randint(1, 3))]
+        spans = [(each[0], each[-1]) for each in ends if each] or [(date(2024, 1, 1), date(2024, 1, 1))]
+        open_end = rng.random() < 0.3
+        asked = [f"{first}..{'' if open_end else last}" for first, last in spans]
+        mine = rng.sample(owners, rng.randint(1, 3))
+        wanted = {"study_date": asked, "modality": ["CT"]} if rng.random() < 0.5 else {"study_date": asked}
+        expected = [
+            at
+            for at, row in enumerate(lying)
+            if row["facility"] in mine
+            and ("modality" not in wanted or row["folded_modality"] == "ct")
+            and row["study_date"]
+            and any(
+                first <= row["study_date"] and (open_end or row["study_date"] <= last)
+                for first, last in spans
+            )
+        ]
+        for studies in (None, [*range(300)]):
+            found = one.matching(Asked(wanted, mine, studies))
+            assert found.to_pylist() == expected
+        if expected:
+            said = one.columns(["part", "facility"], found).to_pylist()
+            assert said == [{name: lying[at][name] for name in ("part", "facility")} for at in expected]
+
+
 def test_rows_of_dropped_studies_do_not_count() -> None:
     one = sheet(*(bundle(n, n // 2) for n in range(8)))
     assert one.without([9]) is one
