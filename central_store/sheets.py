@@ -101,10 +101,16 @@ class Sheet:
 
     def columns(self, names: Sequence[str], at: pa.Array) -> pa.Table:
         """What rows at ascending places say, with texts in the place of their numbers."""
-        rows, low = self.rows.select(names), at[0].as_py()
-        if at[-1].as_py() - low == len(at) - 1:  # mostly so where a facility and days were asked for
-            return plain(rows.slice(low, len(at)))
-        return plain(rows.take(at))
+        return plain(_at(self.rows.select(names), at))
+
+    def different(self, studies: pa.Array) -> int:
+        """How many these are, which follow each other as rows of this sheet do."""
+        return _changes(studies) if self._together else len(studies.unique())
+
+    @cached_property
+    def _together(self) -> bool:
+        """Whether the rows of each study lie together: if not, it has several days."""
+        return _changes(self.rows["study"]) == len(self.rows["study"].unique())
 
     def _matching(self, low: int, high: int, asked: Asked) -> pa.Array:
         """Those from here to there, of a facility and day that are asked for."""
@@ -298,6 +304,18 @@ def put_together(old: Sheet | None, new: Sequence[Sheet]) -> Sheet:
         stay = [old.without(studies.to_pylist())]
     some = pa.concat_tables(map(plain, rows)).sort_by("first_object")
     return joined([*stay, Sheet(coded(merged(some, together(some))))])
+
+
+def _at(rows: Any, at: pa.Array) -> Any:
+    """What lies at these places, which ascend: mostly together, where a facility and days were asked for."""
+    low = at[0].as_py()
+    return rows.slice(low, len(at)) if at[-1].as_py() - low == len(at) - 1 else rows.take(at)
+
+
+def _changes(values: pa.Array) -> int:
+    """How many runs of the same value there are."""
+    changed: int = pc.not_equal(values[1:], values[:-1]).true_count
+    return changed + min(len(values), 1)
 
 
 def plain(rows: pa.RecordBatch) -> pa.Table:

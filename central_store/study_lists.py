@@ -13,7 +13,7 @@ Leaves to others: whether bundles can answer a request (`central_store.bundles.h
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -56,12 +56,12 @@ class Listed:
         asked = Asked(request.conditions, owners, studies)
         found = [(sheet, sheet.matching(asked)) for sheet in sheets]
         self._hits: list[Hit] = [(sheet, at) for sheet, at in found if len(at)]
-        self._keys = _read(self._hits, _COUNTED)
+        counted = _read(self._hits, _COUNTED)
         self.instances, self.bytes = (
-            pc.sum(self._keys[name]).as_py() or 0 for name in ("n_instances", "object_bytes")
+            pc.sum(counted[name]).as_py() or 0 for name in ("n_instances", "object_bytes")
         )
-        self.matches = len(self._keys["study"].unique())  # in two thirds of the time of `count_distinct`
-        self._more = len(self._keys) - self.matches  # rows of studies that have several
+        self.matches = _different(self._hits, counted["study"])
+        self._more = len(counted) - self.matches  # rows of studies that have several
         self._in_order = len(asked.owners) == 1
         self._first, self._last = request.offset, request.offset + min(request.limit, MAX_ROWS)
 
@@ -100,6 +100,14 @@ class Listed:
         return found.rename_columns([*same, *(name for name, _ in days)])
 
 
+def _different(hits: Sequence[Hit], studies: pa.ChunkedArray) -> int:
+    """How many studies; mostly those of one sheet are older than all of the next."""
+    ends = sorted(tuple(pc.min_max(chunk).as_py().values()) for chunk in studies.chunks)
+    if hits and all(one[1] < two[0] for one, two in pairwise(ends)):
+        return sum(sheet.different(chunk) for (sheet, _), chunk in zip(hits, studies.chunks, strict=True))
+    return len(studies.unique())  # in two thirds of the time of `count_distinct`
+
+
 def _of(hits: Sequence[Hit], studies: pa.ChunkedArray) -> list[Hit]:
     """Those of these studies."""
     wanted = studies.combine_chunks()
@@ -112,7 +120,7 @@ def _of(hits: Sequence[Hit], studies: pa.ChunkedArray) -> list[Hit]:
 def _read(hits: Sequence[Hit], names: list[str]) -> pa.Table:
     """Columns of the rows, with texts in the place of their numbers."""
     found = [sheet.columns(names, at) for sheet, at in hits]
-    return pa.concat_tables(found or [SCHEMA.empty_table().select(names)]).combine_chunks()
+    return pa.concat_tables(found or [SCHEMA.empty_table().select(names)])
 
 
 def _grouped(rows: pa.Table) -> pa.Table:

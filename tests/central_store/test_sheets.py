@@ -122,6 +122,22 @@ def test_days_that_are_asked_for_are_found_wherever_they_lie(seed: int) -> None:
             assert said == [{name: lying[at][name] for name in ("part", "facility")} for at in expected]
 
 
+@pytest.mark.parametrize("days", [1, 3])
+def test_studies_are_counted_whether_their_rows_lie_together_or_not(days: int) -> None:
+    """Rows of one study that has several days have others between them."""
+    rng = random.Random(days)
+    rows = [
+        bundle(n, n // 3, study_uid=f"1.{rng.random()}", study_date=date(2024, 1, 1 + n % days))
+        for n in range(90)
+    ]
+    for row in rows:
+        row["study_uid"] = rows[row["study"] * 3]["study_uid"]
+    one = sheet(*rows)
+    for count in (0, 1, 2, 40, 90):
+        studies = one.rows["study"].take(pa.array(sorted(rng.sample(range(90), count)), pa.int64()))
+        assert one.different(studies) == len({*studies.to_pylist()})
+
+
 def test_rows_of_dropped_studies_do_not_count() -> None:
     one = sheet(*(bundle(n, n // 2) for n in range(8)))
     assert one.without([9]) is one
