@@ -41,6 +41,9 @@ SHAPE = f"keys, numbers, every {_FENCE}th key"
 _MANY = 24
 """Keys from which on Arrow, which takes a step for all of them at once, is quicker."""
 
+Span = tuple[int, int]
+"""From where on, and how many."""
+
 
 class Sorted:
     """Keys in ascending order, in memory: unsigned 64-bit."""
@@ -130,7 +133,7 @@ class Run:
         if os.fstat(self._file.fileno()).st_size != front + _fences(entries) * 8:
             self.close()
             raise Damaged("a look-up of the catalog has another size")
-        self.fences = _array(pa.uint64(), self._read(front, _fences(entries) * 8))
+        self.fences = self._read(pa.uint64(), front, [(0, _fences(entries))])
         self._fences = Sorted(self.fences)
 
     def __len__(self) -> int:
@@ -143,52 +146,53 @@ class Run:
 
     def find(self, keys: Sequence[int]) -> list[int]:
         """The numbers of all entries with one of these keys, which ascend; raises `OSError`."""
-        slices = (keys[at : at + _AT_ONCE] for at in range(0, len(keys), _AT_ONCE))
-        places = (place for mine in slices for place in self._places(mine))
-        return [number for at, count in _together(places) for number in self._of(at, count).cast("I")]
+        found: list[int] = []
+        for at in range(0, len(keys), _AT_ONCE):
+            if places := self._places(keys[at : at + _AT_ONCE]):
+                found += self.numbers(*_together(places)).to_pylist()
+        return found
 
-    def _places(self, keys: Sequence[int]) -> Iterator[int]:
+    def _places(self, keys: Sequence[int]) -> list[int]:
         # A key stands behind the last fence below it, and at the next one at the latest.
-        pages = sorted(
-            {page for low, high in self._fences.spans(keys) for page in range(max(low - 1, 0), high)}
-        )
-        read = [self.keys(at * _FENCE, count * _FENCE) for at, count in _together(pages)]
-        if read:
-            for place in Sorted(read[0] if len(read) == 1 else pa.concat_arrays(read)).places(keys):
-                yield pages[place // _FENCE] * _FENCE + place % _FENCE
+        spans = self._fences.spans(keys)
+        pages = sorted({page for low, high in spans for page in range(max(low - 1, 0), high)})
+        if not pages:
+            return []
+        read = self.keys(*((page * _FENCE, count * _FENCE) for page, count in _together(pages)))
+        return [pages[at // _FENCE] * _FENCE + at % _FENCE for at in Sorted(read).places(keys)]
 
     def start(self, key: int) -> int:
         """Where a key stands, or would; raises `OSError`."""
         ((below, _),) = self._fences.spans([key])
         page = max(below - 1, 0)
-        ((start, _),) = Sorted(self.keys(page * _FENCE, _FENCE)).spans([key])
+        ((start, _),) = Sorted(self.keys((page * _FENCE, _FENCE))).spans([key])
         return page * _FENCE + start
 
-    def keys(self, at: int, count: int) -> pa.Array:
-        """So many keys from a place on, or those up to the end; raises `OSError`."""
-        return _array(pa.uint64(), self._read(at * 8, min(count, self._entries - at) * 8))
+    def keys(self, *spans: Span) -> pa.Array:
+        """The keys that lie there, up to the end; raises `OSError`."""
+        entries = self._entries
+        return self._read(pa.uint64(), 0, [(at, min(count, entries - at)) for at, count in spans])
 
-    def numbers(self, at: int, count: int) -> pa.Array:
-        """So many numbers from a place on; raises `OSError`."""
-        return _array(pa.uint32(), self._of(at, count))
+    def numbers(self, *spans: Span) -> pa.Array:
+        """The numbers that lie there; raises `OSError`."""
+        return self._read(pa.uint32(), self._entries * 8, spans)
 
-    def _of(self, at: int, count: int) -> memoryview:
-        return self._read(self._entries * 8 + at * 4, count * 4)
+    def _read(self, kind: pa.DataType, front: int, spans: Sequence[Span]) -> pa.Array:
+        """Values of this type behind a front, one span after the other."""
+        width, entries, at = kind.byte_width, sum(count for _, count in spans), 0
+        buffer = pa.allocate_buffer(entries * width)  # of Arrow's memory, which need not come from the system
+        into = memoryview(buffer)
+        for place, count in spans:
+            end = at + count * width
+            if os.preadv(self._file.fileno(), [into[at:end]], front + place * width) != end - at:
+                raise OSError(errno.EIO, "a look-up of the catalog has become shorter")
+            at = end
+        return pa.Array.from_buffers(kind, entries, [None, buffer])
 
-    def _read(self, at: int, size: int) -> memoryview:
-        read = os.pread(self._file.fileno(), size, at)
-        if len(read) != size:
-            raise OSError(errno.EIO, "a look-up of the catalog has become shorter")
-        return memoryview(read)
 
-
-def _array(kind: pa.DataType, data: memoryview) -> pa.Array:
-    return pa.Array.from_buffers(kind, len(data) // kind.byte_width, [None, pa.py_buffer(data)])
-
-
-def _together(ascending: Iterable[int]) -> list[tuple[int, int]]:
+def _together(ascending: Iterable[int]) -> list[Span]:
     """Where numbers that follow each other begin, and how many they are."""
-    found: list[tuple[int, int]] = []
+    found: list[Span] = []
     for number in ascending:
         if found and sum(found[-1]) == number:
             found[-1] = (found[-1][0], found[-1][1] + 1)
@@ -233,8 +237,8 @@ def merge(runs: Sequence[Run], path: Path, stopped: Callable[[], bool]) -> int:
             if stopped():
                 raise Stopped
             spans = [(run, at, to - at) for run, at, to in zip(runs, begin, end, strict=True)]
-            keys = pa.concat_arrays([run.keys(at, count) for run, at, count in spans])
-            numbers = pa.concat_arrays([run.numbers(at, count) for run, at, count in spans])
+            keys = pa.concat_arrays([run.keys((at, count)) for run, at, count in spans])
+            numbers = pa.concat_arrays([run.numbers((at, count)) for run, at, count in spans])
             order = pc.sort_indices(keys)
             keys = keys.take(order)
             fences.append(_every(keys, done))

@@ -13,7 +13,7 @@ Leaves to others: looking them up (`central_store.lookups`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,14 +35,12 @@ def key(value: str | None) -> int:
     return int.from_bytes(digest[8:], "little")
 
 
-def keys(kind: str, values: Iterable[str | None], owners: Iterable[str]) -> Iterator[list[int]]:
+def keys(kind: str, values: Iterable[str | None], owners: Iterable[str]) -> list[int]:
     """The keys of values of this kind, ascending; of the kinds `WITHIN`, those of each owner."""
     plain = {*map(key, values)}
     if kind not in WITHIN:
-        yield sorted(plain)
-        return
-    for owner in map(key, owners):
-        yield sorted(_within(owner, plain))
+        return sorted(plain)
+    return sorted({each for owner in map(key, owners) for each in _within(owner, plain)})
 
 
 def _within(owner: int, plain: Iterable[int]) -> list[int]:

@@ -119,10 +119,7 @@ class Lookups:
             values: what is looked for.
             owners: of a kind `WITHIN`, the facilities whose rows are meant.
         """
-        found = set[int]()
-        for asked in keys(kind, values, owners) if values else ():
-            found.update(self.of_keys(kind, asked))
-        return sorted(found)
+        return sorted(self.of_keys(kind, keys(kind, values, owners)))
 
     def of_keys(self, kind: str, asked: Sequence[int]) -> set[int]:
         """Numbers of the rows with these keys, which ascend."""

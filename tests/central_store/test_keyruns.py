@@ -24,7 +24,7 @@ def run_of(path: Path, keys: list[int]) -> keyruns.Run:
 
 def stored(run: keyruns.Run) -> list[int]:
     """All its keys."""
-    return run.keys(0, len(run)).to_pylist()
+    return run.keys((0, len(run))).to_pylist()
 
 
 def plain(keys: list[int], wanted: list[int]) -> list[int]:
@@ -122,7 +122,7 @@ def test_a_run_that_loses_its_end_while_open_is_an_error_of_the_disk(tmp_path: P
     run = run_of(tmp_path / "a.run", list(range(1000)))
     with (tmp_path / "a.run").open("r+b") as file:
         file.truncate(6000)
-    assert run.keys(0, 512).to_pylist() == list(range(512))
+    assert run.keys((0, 512)).to_pylist() == list(range(512))
     for keys in ([700], list(range(1000))):
         with pytest.raises(OSError, match="shorter") as caught:
             run.find(keys)
@@ -135,10 +135,10 @@ def test_few_pages_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run = run_of(tmp_path / "a.run", keys)
     most, read = 0, run.keys
 
-    def counted(at: int, count: int) -> pa.Array:
+    def counted(*spans: keyruns.Span) -> pa.Array:
         nonlocal most
-        most = max(most, count)
-        return read(at, count)
+        most = max(most, sum(count for _, count in spans))
+        return read(*spans)
 
     monkeypatch.setattr(run, "keys", counted)
     assert run.find(keys[::3]) == list(range(0, 600_000, 3))

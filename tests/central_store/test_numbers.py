@@ -15,7 +15,7 @@ def test_keys_are_the_same_in_python_and_sql(kind: str) -> None:
     with duckdb.connect() as database:
         sql = f"SELECT {keys.key_sql(kind, 'v')} FROM (SELECT unnest($v::VARCHAR[]) AS v, $f AS facility)"
         found = [key for (key,) in database.execute(sql, {"v": values, "f": owner}).fetchall()]
-    assert found == [key for value in values for [key] in keys.keys(kind, [value], [owner])]
+    assert found == [key for value in values for key in keys.keys(kind, [value], [owner])]
     within = kind in keys.WITHIN
     assert len({key >> 52 for key in found}) == (1 if within else len(values) - 1)  # "" and None are one
 
