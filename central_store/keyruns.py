@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -127,11 +128,12 @@ class Run:
         self.path, self._entries = path, entries
         front = entries * _ENTRY
         try:
-            self._file = path.open("rb", buffering=0)
+            self._file = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             raise Damaged("a look-up of the catalog is missing") from None
-        if os.fstat(self._file.fileno()).st_size != front + _fences(entries) * 8:
-            self.close()
+        self.close = weakref.finalize(self, os.close, self._file)
+        """Nothing is looked for here any more."""
+        if os.fstat(self._file).st_size != front + _fences(entries) * 8:
             raise Damaged("a look-up of the catalog has another size")
         self.fences = self._read(pa.uint64(), front, [(0, _fences(entries))])
         self._fences = Sorted(self.fences)
@@ -139,10 +141,6 @@ class Run:
     def __len__(self) -> int:
         """How many entries."""
         return self._entries
-
-    def close(self) -> None:
-        """Nothing is looked for here any more."""
-        self._file.close()
 
     def find(self, keys: Sequence[int]) -> list[int]:
         """The numbers of all entries with one of these keys, which ascend; raises `OSError`."""
@@ -184,7 +182,7 @@ class Run:
         into = memoryview(buffer)
         for place, count in spans:
             end = at + count * width
-            if os.preadv(self._file.fileno(), [into[at:end]], front + place * width) != end - at:
+            if os.preadv(self._file, [into[at:end]], front + place * width) != end - at:
                 raise OSError(errno.EIO, "a look-up of the catalog has become shorter")
             at = end
         return pa.Array.from_buffers(kind, entries, [None, buffer])

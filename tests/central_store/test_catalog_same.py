@@ -264,6 +264,9 @@ PAGES: tuple[dict[str, Any], ...] = (
     {}, {"limit": 1}, {"limit": 2, "offset": 1}, {"order": ["study_date", "study_uid:desc", "facility"]},
 )  # fmt: skip
 
+WAYS = ((quick.FEW, quick.SMALL), (quick.FEW, 0), (0, 0))
+"""In one statement, in two, and as if all were much."""
+
 
 def check_quick(
     catalog: Catalog, level: Level, conditions: dict[str, Any], owners: list[str], counts: Any, answer: Any
@@ -274,11 +277,12 @@ def check_quick(
     if (made := quick.find(catalog, query.build(counting, visible), counting)) is not None:
         assert made == (*counts, None)
     assert (made is not None) == (level != "series" and bundles.hold(conditions))
-    for few, more in itertools.product((quick.FEW, 0), PAGES):
+    for (few, small), more in itertools.product(WAYS, PAGES):
         request = asked(level, conditions, **more)
         built = query.build(request, visible)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(quick, "FEW", few)  # none: whatever is found goes the way of much
+            patch.setattr(quick, "FEW", few)
+            patch.setattr(quick, "SMALL", small)
             made = quick.find(catalog, built, request)
         if more.get("order"):
             if level == "instance" or built.objects or not answer:
