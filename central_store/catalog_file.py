@@ -27,6 +27,12 @@ class CatalogError(Damaged):
     hint = "Stop the service and run `fstore rebuild`: the catalog is made again from the manifests."
 
 
+class OutOfMemory(CatalogError):
+    """A statement needs more memory than the settings give it."""
+
+    hint = "Raise `catalog_memory_mb` in `store.toml`."
+
+
 def connect(layout: Layout, settings: Settings) -> duckdb.DuckDBPyConnection:
     """Open the catalog's database, or make an empty one; raises `CatalogError`."""
     config: dict[str, Any] = {
@@ -58,6 +64,11 @@ def too_slow() -> Refused:
     return Refused("too-slow", "the search took longer than this store allows: narrow it")
 
 
+def too_large() -> Refused:
+    """What becomes of a search that does not fit into memory."""
+    return Refused("too-large", "the search needs more memory than this store allows: narrow it")
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Our errors in place of DuckDB's."""
@@ -65,6 +76,8 @@ def translated() -> Iterator[None]:
         yield
     except duckdb.InterruptException:
         raise too_slow() from None
+    except duckdb.OutOfMemoryException as error:
+        raise OutOfMemory("the catalog needs more memory than it may use") from error
     except duckdb.Error as error:
         # DuckDB's text may quote a value of a row: the first words of its class are enough for an operator.
         raise CatalogError(f"the catalog failed ({type(error).__name__})") from error

@@ -47,6 +47,8 @@ DDL: tuple[str, ...] = (
     "CREATE TABLE recent (kind VARCHAR NOT NULL, key UBIGINT NOT NULL, number UBIGINT NOT NULL)",
 )
 
+_RECENT = "SELECT key, number FROM recent WHERE kind = $kind"
+
 
 class Lookups:
     """The look-ups of one open catalog.
@@ -74,8 +76,10 @@ class Lookups:
                 path.unlink()
         self._recent: dict[str, list[Recent]] = {kind: [] for kind in KINDS}
         self._added: list[str] = []
-        self._append(connection.sql("FROM recent ORDER BY kind, key").to_arrow_table())
-        self.kept()
+        for kind in KINDS:  # by kinds, and not sorted by DuckDB, which would keep the memory that it takes
+            rows = connection.sql(_RECENT, params={"kind": kind}).to_arrow_table()
+            if len(rows):
+                self._recent[kind] = [Recent(rows.sort_by("key"))]
         self._merging: _Merging | None = None
 
     def add(self, rows: pa.Table) -> None:

@@ -14,7 +14,7 @@ import mmap
 from collections.abc import Callable
 from pathlib import Path
 
-LIMIT = 128 << 20
+LIMIT = 64 << 20
 """Bytes of mapped pages from which on they are given back."""
 _PAGE = mmap.PAGESIZE
 _STATM = Path("/proc/self/statm")

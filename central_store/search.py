@@ -9,11 +9,16 @@ Leaves to others: whether the asker may ask (`central_store.requests`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
 
 from central_store import quick
 from central_store.catalog import Catalog
+from central_store.catalog_file import OutOfMemory, too_large
 from central_store.quick import Found
 from central_store.replies import Refused
 from schemas import answer_table, query
@@ -22,6 +27,8 @@ from schemas.messages import HeldAnswer, HeldRequest, SearchAnswer, SearchReques
 from schemas.names import FacilityName
 from schemas.query import Query
 
+SLICE = 10_000
+"""Rows that are put together at once where those of a page do not fit into memory."""
 _MUCH = 1 << 20
 """Bytes of rows from which on it is their number that counts, not the time to write them."""
 
@@ -43,11 +50,11 @@ def search(
         now: the time written into the answer.
 
     Raises:
-        FormatError: a condition that is none, or more than fits one answer.
+        FormatError: a condition that is none, or more than fits one answer or into memory.
         CatalogError: the catalog failed.
     """
     built = query.build(request, owners)
-    found = quick.find(catalog, built, request) or _found(catalog, built, request)
+    found = quick.find(catalog, built, request) or _found(catalog, built, request, owners)
     table, returned, whose = None, 0, dict[str, int]()
     if found.rows is not None:
         returned = found.rows.num_rows
@@ -68,14 +75,51 @@ def search(
     return answer, table, whose
 
 
-def _found(catalog: Catalog, built: Query, request: SearchRequest) -> Found:
+def _found(catalog: Catalog, built: Query, request: SearchRequest, owners: Sequence[FacilityName]) -> Found:
     """What a request asks for, put together by DuckDB."""
-    matches, instances, size = catalog.row(built.counts, built.parameters, built.points)
-    if request.count_only:
-        return Found(matches, instances, size, None)
+    try:
+        counts, chosen, given = _counted(catalog, built, request)
+        rows = None if request.count_only else _rows(catalog, chosen, given, built, request, owners)
+    except OutOfMemory:
+        raise too_large() from None
+    return Found(*counts, rows)
+
+
+def _counted(
+    catalog: Catalog, built: Query, request: SearchRequest
+) -> tuple[tuple[int, int, int], str, dict[str, Any]]:
+    """The three counts; and the statement that gives the page, with its parameters."""
+    given = dict(built.parameters)
+    if built.studies and not request.count_only:
+        instances, size, studies, days, before = catalog.row(built.studies, given, built.points)
+        chosen = {"studies": studies or [], "days": days or [], "skip": request.offset - (before or 0)}
+        return (instances, instances, size), built.of_studies, {**given, **chosen}
+    matches, instances, size = catalog.row(built.counts, given, built.points)
     fits = request.offset == 0 and matches <= min(request.limit, query.MAX_ROWS)
-    rows = catalog.table(built.all_rows if fits else built.rows, built.parameters, built.points)
-    return Found(matches, instances, size, rows.cast(built.schema))
+    return (matches, instances, size), built.all_rows if fits else built.rows, given
+
+
+def _rows(
+    catalog: Catalog,
+    chosen: str,
+    given: Mapping[str, Any],
+    built: Query,
+    request: SearchRequest,
+    owners: Sequence[FacilityName],
+) -> pa.Table:
+    """The page; if it does not fit into memory, in slices."""
+    try:
+        return catalog.table(chosen, given, built.points).cast(built.schema)
+    except OutOfMemory:
+        last = request.offset + min(request.limit, query.MAX_ROWS)
+        slices = range(request.offset, last, SLICE)
+        if len(slices) < 2:
+            raise
+    found = []
+    for at in slices:
+        part = query.build(replace(request, offset=at, limit=min(SLICE, last - at)), owners)
+        found.append(catalog.table(part.rows, part.parameters, part.points).cast(built.schema))
+    return pa.concat_tables(found)
 
 
 def held(catalog: Catalog, store: FacilityName, request: HeldRequest, now: datetime) -> HeldAnswer:

@@ -88,6 +88,14 @@ class Query:
 
     It reads no UIDs, which is most of the work: they decide between studies of one day only.
     """
+    studies: str
+    """Of instances the counts; the numbers of studies of which some are on the page, each beside a day on
+    which they are; and how many come before all of them.
+
+    Nothing on other levels, with a condition on objects, or with an order.
+    """
+    of_studies: str
+    """As `rows`, where `$studies` and `$days` are these, and `$skip` says how many of theirs come before."""
 
 
 def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: bool = True) -> Query:
@@ -108,8 +116,10 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         if column is None or not column.search:
             raise FormatError("a condition names a column that cannot be searched")
         made.add(column, values)
+    page = _page(level, made, request)
+    by_study = level == "instance" and not (made.objects or request.order)
     return Query(
-        rows=_rows(level, made, _page(level, made, request), request.order),
+        rows=_rows(level, made, page, request.order),
         all_rows=_rows(level, made, "", request.order),
         counts=_counts(level, made),
         parameters=made.parameters,
@@ -123,6 +133,8 @@ def build(request: SearchRequest, owners: Sequence[FacilityName], *, look_ups: b
         found=made.found,
         page=_numbers(level, made, request) if level != "instance" else "",
         newest=_newest(made, request),
+        studies=_studies(made, request) if by_study else "",
+        of_studies=_rows(level, made, f"{_limit(request)} OFFSET $skip", (), _CHOSEN) if by_study else "",
     )
 
 
@@ -176,12 +188,12 @@ def _values(level: Level) -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
-def _rows(level: Level, made: Conditions, page: str, order: Sequence[str]) -> str:
+def _rows(level: Level, made: Conditions, page: str, order: Sequence[str], also: Sequence[str] = ()) -> str:
     values = _values(level)
     shown = ", ".join(f'{value} AS "{name}"' for name, value in values.items())
     first, first_made = _ordered(order, values)
     if level == "instance":
-        parts = " AND ".join(made.parts)
+        parts = " AND ".join([*made.parts, *also])
         return (
             f"SELECT {shown} FROM ({_objects(made)}) o "
             f"JOIN (SELECT * FROM parts WHERE {parts}) p ON p.part = o.part "
@@ -191,9 +203,13 @@ def _rows(level: Level, made: Conditions, page: str, order: Sequence[str]) -> st
     return f"SELECT {shown} {hits} GROUP BY {level} ORDER BY {first}{_ORDER[level]}"
 
 
+def _limit(request: SearchRequest) -> str:
+    return f"LIMIT {min(request.limit, MAX_ROWS):d}"
+
+
 def _page(level: Level, made: Conditions, request: SearchRequest) -> str:
     """What keeps to one page: of studies and series the few columns that say which ones come first."""
-    page = f"LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
+    page = f"{_limit(request)} OFFSET {request.offset:d}"
     if level == "instance":
         return page
     _, first = _ordered(request.order, _values(level))
@@ -210,7 +226,7 @@ def _numbers(level: Level, made: Conditions, request: SearchRequest) -> str:
     _, first = _ordered(request.order, _values(level))
     return (
         f"SELECT {level}, {counts} FROM parts hits WHERE {' AND '.join(made.parts)} GROUP BY {level} "
-        f"ORDER BY {first}{_PAGE[level]} LIMIT {min(request.limit, MAX_ROWS):d} OFFSET {request.offset:d}"
+        f"ORDER BY {first}{_PAGE[level]} {_limit(request)} OFFSET {request.offset:d}"
     )
 
 
@@ -225,6 +241,34 @@ def _newest(made: Conditions, request: SearchRequest) -> str:
         "SELECT found.study, counts.* FROM found, counts, last "
         f"WHERE found.day >= last.day OR last.days < {most:d}"
     )
+
+
+_DAY = "coalesce(study_date, DATE '-infinity')"
+_CHOSEN = (f"(study, {_DAY}) IN (SELECT (unnest($studies::BIGINT[]), unnest($days::DATE[])))",)
+
+
+def _studies(made: Conditions, request: SearchRequest) -> str:
+    """First the days of the page, which are few, and then the studies of these days."""
+    parts = " AND ".join(made.parts)
+    last = min(request.limit, MAX_ROWS) + request.offset
+    on_page = f"WHERE up_to > {request.offset:d} AND up_to - instances < {last:d}"
+    return f"""WITH days AS MATERIALIZED (
+    SELECT {_DAY} AS day, sum(n_instances) AS instances, sum(object_bytes) AS bytes
+    FROM parts hits WHERE {parts} GROUP BY day
+), span AS (
+    SELECT max(day) AS first, min(day) AS last, min(up_to - instances) AS before FROM (
+        SELECT *, sum(instances) OVER (ORDER BY day DESC) AS up_to FROM days) {on_page}
+), found AS (
+    SELECT {_DAY} AS day, study, any_value(study_uid) AS uid, any_value(facility) AS facility,
+        sum(n_instances) AS instances
+    FROM parts hits, span WHERE {parts} AND {_DAY} BETWEEN last AND first GROUP BY day, study
+), page AS (
+    SELECT list(study), list(day::VARCHAR), min(up_to - instances)::BIGINT FROM (
+        SELECT found.*, before + sum(instances) OVER (ORDER BY day DESC, uid, facility) AS up_to
+        FROM found, span) {on_page}
+)
+SELECT counts.*, page.* FROM page, (
+    SELECT coalesce(sum(instances), 0)::BIGINT, coalesce(sum(bytes), 0)::BIGINT FROM days) counts"""
 
 
 def rollup(level: Level) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from central_store import batches, bundles, quick
+from central_store import batches, bundles, quick, search
 from central_store.batches import Batch
 from central_store.catalog import Catalog
 from central_store.layout import Layout
@@ -261,7 +261,8 @@ def check_searches(made: Made, catalog: Catalog, rng: random.Random) -> None:
 
 
 PAGES: tuple[dict[str, Any], ...] = (
-    {}, {"limit": 1}, {"limit": 2, "offset": 1}, {"order": ["study_date", "study_uid:desc", "facility"]},
+    {}, {"limit": 1}, {"limit": 2, "offset": 1}, {"limit": 3, "offset": 5}, {"offset": 1000},
+    {"order": ["study_date", "study_uid:desc", "facility"]},
 )  # fmt: skip
 
 WAYS = ((quick.FEW, quick.SMALL), (quick.FEW, 0), (0, 0))
@@ -295,6 +296,11 @@ def check_quick(
         else:
             first = more.get("offset", 0)
             wanted = answer[first : first + more.get("limit", 1000)]
+        if built.studies:
+            whole = search._found(catalog, built, request, visible)
+            assert whole.rows is not None
+            assert (whole.matches, whole.instances, whole.bytes) == counts
+            assert whole.rows.to_pylist() == wanted, (conditions, level, owners, more)
         if not few and made is None:
             assert level == "instance" or not wanted, "only then DuckDB is asked"
             continue

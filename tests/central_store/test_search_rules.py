@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from central_store import grants
+from central_store import grants, quick
 from central_store.access import Grant, visible
 from central_store.catalog import Catalog
+from central_store.catalog_file import OutOfMemory
+from central_store.refused import Refused
 from central_store.search import search
 from central_store.settings import open_store
 from schemas import columns, conditions, messages, names, query
@@ -162,6 +166,44 @@ def test_pages_fit_together(filled: Place, level: str) -> None:
             break
         paged += rows
     assert paged == whole
+
+
+@pytest.mark.parametrize("level", ["study", "series"])
+@pytest.mark.parametrize("most", [1, 0])
+def test_a_page_that_does_not_fit_into_memory_comes_in_slices_or_is_refused(
+    filled: Place, monkeypatch: pytest.MonkeyPatch, level: str, most: int
+) -> None:
+    wanted: dict[str, Any] = {"owners": (A, B), "order": ["menu:desc"], "limit": 3, "offset": 1}
+    usual = find(filled, level, {}, **wanted)
+    read = Catalog.table
+
+    def narrow(*given: Any) -> pa.Table:
+        found = read(*given)
+        if len(found) > most:
+            raise OutOfMemory("the catalog needs more memory than it may use")
+        return found
+
+    monkeypatch.setattr(quick, "MANY", -1)  # everything is for DuckDB
+    monkeypatch.setattr("central_store.search.SLICE", 1)
+    monkeypatch.setattr(Catalog, "table", narrow)
+    if most:
+        assert find(filled, level, {}, **wanted)[1] == usual[1]
+        assert len(usual[1]) == 3
+    else:
+        with pytest.raises(Refused, match="more memory") as caught:
+            find(filled, level, {}, **wanted)
+        assert caught.value.reason == "too-large"
+
+
+def test_a_statement_that_needs_too_much_memory_is_an_error_of_its_own_and_harms_nothing(
+    filled: Place,
+) -> None:
+    little = replace(filled.store.settings, catalog_memory_mb=32)
+    with Catalog(filled.store.layout, little) as catalog:
+        with pytest.raises(OutOfMemory) as caught:
+            catalog.table("SELECT list(i) FROM range(50_000_000) numbers(i)", {})
+        assert "catalog_memory_mb" in caught.value.hint
+        assert catalog.row("SELECT count(*) FROM parts", {}) > (0,)
 
 
 def test_counting_returns_no_table(filled: Place) -> None:
