@@ -39,7 +39,7 @@ REASONS: dict[str, str] = {
     "access-denied": "The user name or the password is wrong.",
     "throttled": "Too many wrong passwords: wait, then try again.",
     "too-slow": "The search took longer than this store allows: narrow it.",
-    "too-large": "The answer would be larger than one answer may be, or than memory allows: ask for less at once.",
+    "too-large": "The answer would be larger than one answer may be, or than memory allows: ask for less.",
     "sql-refused": "This SQL may not run, or cannot: the explanation says which part and why.",
     "not-offered": "This store gives no rows away for questions with the line down (`offline_rows`).",
     "store-trouble": "The store could not answer; nothing is wrong with the request.",

@@ -57,6 +57,8 @@ TARGETS = {
     "SHA-256 to where the object lies": (10, 15, 25),
     "full roll-up by facility, modality, month": (10, 20, 50),
     "held question of 1,000 digests": None,
+    "facility, 30 days, modality, 1,000 images": None,
+    "all images, 1,000 from the midst": None,
     "add a batch of 1,000 rows": (150, 150, 150),
 }
 _ROLLUP = """SELECT facility, modality, date_trunc('month', study_date) AS month, sum(n_instances)
@@ -75,15 +77,24 @@ class Bench:
         totals = catalog.totals()
         self.facilities = list(totals)
         self.sequence = 10**6 + sum(count for count, _ in totals.values())
+        self.images = sum(images for _, images in totals.values())
         sql = """SELECT object_sha256, sop_instance_uid, source_digest FROM objects
             WHERE part IN (SELECT part FROM parts USING SAMPLE 300 ROWS) LIMIT 3000"""
         self.objects = catalog.table(sql, {}).to_pylist()
 
-    def ask(self, level: str, conditions: Mapping[str, Any], owners: Any = None, limit: int = 1000) -> int:
+    def ask(
+        self,
+        level: str,
+        conditions: Mapping[str, Any],
+        owners: Any = None,
+        limit: int = 1000,
+        offset: int = 0,
+    ) -> int:
         """Ask it, and say how many rows came."""
         request = messages.SearchRequest(
             id="0" * 32, facility="facility-00", user="user", password="x", level=level,
-            conditions=dict(conditions), count_only=False, limit=limit, created=messages.rfc3339(NOW),
+            conditions=dict(conditions), count_only=False, limit=limit, offset=offset,
+            created=messages.rfc3339(NOW),
         )  # fmt: skip
         answer, *_ = search(self.catalog, STORE, request, owners or self.facilities, NOW)
         return answer.returned
@@ -91,12 +102,12 @@ class Bench:
     def questions(self) -> dict[str, Callable[[], int]]:
         """Each with new values every time."""
 
-        def period(limit: int = 1000) -> int:
+        def period(limit: int = 1000, level: str = "study") -> int:
             one = self.rng.choice([each for each in self.sample if each["study_date"]])
             day: date = one["study_date"]
             span = f"{day - timedelta(15)}..{day + timedelta(15)}"
             conditions = {"study_date": [span], "modality": [one["modality"]]}
-            return self.ask("study", conditions, [names.facility_name(one["facility"])], limit)
+            return self.ask(level, conditions, [names.facility_name(one["facility"])], limit)
 
         def text() -> int:
             words = self.rng.choice(["*chest*", "*axial*", "*brain*", "*t2*", "*lung*"])
@@ -131,6 +142,8 @@ class Bench:
             ),
             "full roll-up by facility, modality, month": lambda: self.catalog.table(_ROLLUP, {}).num_rows,
             "held question of 1,000 digests": held,
+            "facility, 30 days, modality, 1,000 images": lambda: period(level="instance"),
+            "all images, 1,000 from the midst": lambda: self.ask("instance", {}, offset=self.images // 2),
         }
 
     def new_batch(self) -> Batch:
