@@ -9,7 +9,7 @@ Leaves to others: whether the asker may ask (`central_store.requests`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -54,7 +54,10 @@ def search(
         CatalogError: the catalog failed.
     """
     built = query.build(request, owners)
-    found = quick.find(catalog, built, request) or _found(catalog, built, request, owners)
+    try:
+        found = quick.find(catalog, built, request) or _found(catalog, built, request, owners)
+    except OutOfMemory:
+        raise too_large() from None
     table, returned, whose = None, 0, dict[str, int]()
     if found.rows is not None:
         returned = found.rows.num_rows
@@ -76,13 +79,24 @@ def search(
 
 
 def _found(catalog: Catalog, built: Query, request: SearchRequest, owners: Sequence[FacilityName]) -> Found:
-    """What a request asks for, put together by DuckDB."""
+    """What a request asks for, put together by DuckDB; a page that does not fit into memory in slices."""
+    counts, chosen, given = _counted(catalog, built, request)
+    if request.count_only:
+        return Found(*counts, None)
     try:
-        counts, chosen, given = _counted(catalog, built, request)
-        rows = None if request.count_only else _rows(catalog, chosen, given, built, request, owners)
+        rows = catalog.table(chosen, given, built.points).cast(built.schema)
     except OutOfMemory:
-        raise too_large() from None
+        if min(request.limit, query.MAX_ROWS) <= SLICE:
+            raise
+        slices = (_found(catalog, query.build(each, owners), each, owners) for each in _slices(request))
+        rows = pa.concat_tables([each.rows for each in slices if each.rows is not None])
     return Found(*counts, rows)
+
+
+def _slices(request: SearchRequest) -> Iterator[SearchRequest]:
+    last = request.offset + min(request.limit, query.MAX_ROWS)
+    for at in range(request.offset, last, SLICE):
+        yield replace(request, offset=at, limit=min(SLICE, last - at))
 
 
 def _counted(
@@ -97,29 +111,6 @@ def _counted(
     matches, instances, size = catalog.row(built.counts, given, built.points)
     fits = request.offset == 0 and matches <= min(request.limit, query.MAX_ROWS)
     return (matches, instances, size), built.all_rows if fits else built.rows, given
-
-
-def _rows(
-    catalog: Catalog,
-    chosen: str,
-    given: Mapping[str, Any],
-    built: Query,
-    request: SearchRequest,
-    owners: Sequence[FacilityName],
-) -> pa.Table:
-    """The page; if it does not fit into memory, in slices."""
-    try:
-        return catalog.table(chosen, given, built.points).cast(built.schema)
-    except OutOfMemory:
-        last = request.offset + min(request.limit, query.MAX_ROWS)
-        slices = range(request.offset, last, SLICE)
-        if len(slices) < 2:
-            raise
-    found = []
-    for at in slices:
-        part = query.build(replace(request, offset=at, limit=min(SLICE, last - at)), owners)
-        found.append(catalog.table(part.rows, part.parameters, part.points).cast(built.schema))
-    return pa.concat_tables(found)
 
 
 def held(catalog: Catalog, store: FacilityName, request: HeldRequest, now: datetime) -> HeldAnswer:

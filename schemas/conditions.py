@@ -67,9 +67,9 @@ def folded(column: Column) -> str:
 
 def _of_one(owners: Sequence[FacilityName]) -> str:
     """That the facility is one of the owners, in the words that DuckDB answers soonest."""
-    if len(owners) == 1:  # it compares with the one
-        return "list_contains($owners::VARCHAR[], facility)"
-    if len(owners) <= _WRITTEN:  # of several, the other function makes it plan a join
+    if len(owners) == 1:
+        return "list_contains($owners::VARCHAR[], facility)"  # becomes `=`; of several it becomes a join
+    if len(owners) <= _WRITTEN:
         return "list_position($owners::VARCHAR[], facility) > 0"
     return "facility IN (SELECT unnest($owners::VARCHAR[]))"
 
