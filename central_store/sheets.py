@@ -45,6 +45,7 @@ _STORED = pa.schema(
 )
 SHAPE = f"{_STORED.to_string()}: by facility, newest first, by UID"
 """What changes when a file is written otherwise."""
+_READ = 1 << 20
 _FEW = 8
 """Codes that are compared one by one."""
 
@@ -373,13 +374,19 @@ def write(path: Path, sheet: Sheet) -> int:
 
 
 def read(path: Path, crc: int) -> Sheet:
-    """The sheet in a file; raises `Damaged` if it is missing, or has other bytes than were written."""
+    """The sheet in a file; raises `Damaged` if it is missing, or has other bytes than were written.
+
+    It is read before it is mapped: a disk that fails is an `OSError` then, and not the end of the process.
+    """
+    found = 0
     try:
-        file = mapped.opened(path)
-    except (FileNotFoundError, ValueError):
+        with path.open("rb", buffering=0) as file:
+            while data := file.read(_READ):
+                found = zlib.crc32(data, found)
+        if found != crc:
+            raise Damaged("a sheet of the catalog has other bytes than were written")
+        mapping = mapped.opened(path)
+    except (FileNotFoundError, ValueError):  # the second of an empty file
         raise Damaged("a sheet of the catalog is missing") from None
-    if zlib.crc32(file) != crc:
-        raise Damaged("a sheet of the catalog has other bytes than were written")
-    mapped.release(file)  # all of it was touched for that
-    rows = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(file))).get_batch(0)
-    return Sheet(rows, file=file)
+    rows = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapping))).get_batch(0)
+    return Sheet(rows, file=mapping)

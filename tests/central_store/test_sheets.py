@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import random
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -70,6 +72,27 @@ def test_a_file_that_is_missing_or_short_is_refused(tmp_path: Path, left: int | 
         path.write_bytes(data[:left])
     with pytest.raises(Damaged):
         sheets.read(path, crc)
+
+
+@pytest.mark.parametrize("crc", [0, 1])
+def test_an_empty_file_is_refused(tmp_path: Path, crc: int) -> None:
+    (tmp_path / "one.sheet").touch()
+    with pytest.raises(Damaged):
+        sheets.read(tmp_path / "one.sheet", crc)
+
+
+def test_a_disk_that_fails_is_an_error_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crc = sheets.write(tmp_path / "one.sheet", sheet(bundle(1, 1)))
+
+    class Failing(io.FileIO):
+        def read(self, _size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "the disk failed")
+
+    monkeypatch.setattr(Path, "open", lambda path, *_args, **_more: Failing(path))
+    with pytest.raises(OSError, match="the disk failed"):
+        sheets.read(tmp_path / "one.sheet", crc)
 
 
 def test_an_empty_sheet_is_a_file_too(tmp_path: Path) -> None:
