@@ -209,25 +209,40 @@ def _limit(request: SearchRequest) -> str:
 
 def _page(level: Level, made: Conditions, request: SearchRequest) -> str:
     """What keeps to one page: of studies and series the few columns that say which ones come first."""
-    page = f"{_limit(request)} OFFSET {request.offset:d}"
     if level == "instance":
-        return page
-    _, first = _ordered(request.order, _values(level))
-    return (
-        f"WHERE {level} IN (SELECT {level} FROM ({_hits(made, '*')}) hits "
-        f"GROUP BY {level} ORDER BY {first}{_PAGE[level]} {page})"
-    )
+        return f"{_limit(request)} OFFSET {request.offset:d}"
+    return f"WHERE {level} IN (SELECT {level} FROM ({_numbers(level, made, request)}))"
 
 
 def _numbers(level: Level, made: Conditions, request: SearchRequest) -> str:
-    counts = ", ".join(
-        f"(sum({each}) OVER ())::BIGINT" for each in ("1", "sum(n_instances)", "sum(object_bytes)")
-    )
-    _, first = _ordered(request.order, _values(level))
-    return (
-        f"SELECT {level}, {counts} FROM parts hits WHERE {' AND '.join(made.parts)} GROUP BY {level} "
-        f"ORDER BY {first}{_PAGE[level]} {_limit(request)} OFFSET {request.offset:d}"
-    )
+    """Without an order, first the days of the page: the rest of the usual one is needed only within them."""
+    hits = f"FROM ({_hits(made, '*')}) hits"
+    if request.order:
+        _, first = _ordered(request.order, _values(level))
+        counts = ", ".join(
+            f"(sum({each}) OVER ())::BIGINT" for each in ("1", "sum(n_instances)", "sum(object_bytes)")
+        )
+        return (
+            f"SELECT {level}, {counts} {hits} GROUP BY {level} "
+            f"ORDER BY {first}{_PAGE[level]} {_limit(request)} OFFSET {request.offset:d}"
+        )
+    last = min(request.limit, MAX_ROWS) + request.offset
+    return f"""WITH found AS MATERIALIZED (
+    SELECT {level}, coalesce(min(study_date), DATE '-infinity') AS day, sum(n_instances) AS instances,
+        sum(object_bytes) AS bytes
+    {hits} GROUP BY {level}
+), span AS (
+    SELECT max(day) AS first, min(day) AS last, min(up_to - number) AS before FROM (
+        SELECT day, count(*) AS number, sum(count(*)) OVER (ORDER BY day DESC) AS up_to
+        FROM found GROUP BY day) WHERE up_to > {request.offset:d} AND up_to - number < {last:d}
+), page AS (
+    SELECT {level}, before + row_number() OVER (ORDER BY {_PAGE[level]}) AS place {hits}, span
+    WHERE {level} IN (SELECT {level} FROM found, span WHERE day BETWEEN last AND first)
+    GROUP BY {level}, before
+)
+SELECT {level}, counts.* FROM page, (
+    SELECT count(*), sum(instances)::BIGINT, sum(bytes)::BIGINT FROM found) counts
+WHERE place > {request.offset:d} AND place <= {last:d} ORDER BY place"""
 
 
 def _newest(made: Conditions, request: SearchRequest) -> str:
