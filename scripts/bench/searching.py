@@ -58,6 +58,7 @@ TARGETS = {
     "full roll-up by facility, modality, month": (10, 20, 50),
     "held question of 1,000 digests": None,
     "facility, 30 days, modality, 1,000 images": None,
+    "all series, 1,000 of them": None,
     "all images, 1,000 from the midst": None,
     "add a batch of 1,000 rows": (150, 150, 150),
 }
@@ -143,6 +144,7 @@ class Bench:
             "full roll-up by facility, modality, month": lambda: self.catalog.table(_ROLLUP, {}).num_rows,
             "held question of 1,000 digests": held,
             "facility, 30 days, modality, 1,000 images": lambda: period(level="instance"),
+            "all series, 1,000 of them": lambda: self.ask("series", {}),
             "all images, 1,000 from the midst": lambda: self.ask("instance", {}, offset=self.images // 2),
         }
 
