@@ -188,11 +188,13 @@ def settle(path: Path) -> None:
 
 
 def make_dirs(path: Path, *, mode: int = 0o700) -> None:
-    """Create a folder and what is missing above it; each new one is lasting in the folder above it."""
+    """Create a folder and what is missing above it; the name of each is lasting, and of one that is found."""
     missing = []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
+    with suppress(PermissionError):  # a folder above ours
+        fsync_dir(path.parent)  # whoever made what is there may have died before that
     for folder in reversed(missing):
         with suppress(FileExistsError):  # another process was quicker; a file of that name fails below
             folder.mkdir(mode=mode)

@@ -166,12 +166,24 @@ def test_killed_and_then_a_power_cut(
     print(f"{kind}: {len(kills)} kills, {started} states started on")
 
 
+def test_a_folder_of_packs_that_a_killed_process_made_is_made_lasting(place: Place, tmp_path: Path) -> None:
+    """The campaign found it: the next process found the folder, and its name was never on the disk."""
+    it = scene(place, "new")
+    work = copy(place, tmp_path / "work")
+    done = operations(it, tmp_path / "count")
+    (made,) = (n for n, op in enumerate(done, 1) if op.kind == "mkdir" and "layout.pack(" in op.site)
+    for at in range(made + 1, made + 4):
+        for state in killed(it, at, tmp_path / "live", lambda _: None):
+            hold(it, work, state)
+
+
 # -- is the test worth anything? -------------------------------------------------------------------
 
 MAY_GO = {
     "fsync_dir(src.parent)": "a name that comes back in staging is wiped at the next start",
     "fsync_dir(path.parent) < ingest.finish": "a batch that comes back in `in` gets its receipt again",
     "_sig(path).unlink": "the signature of a notice that is gone says nothing",
+    "make_dirs: fsync_dir(folder) <": "what is put into a new folder makes its names lasting again",
 }
 """Lines that may be left out here, and why; they stand for file systems that order moves otherwise."""
 
