@@ -81,7 +81,7 @@ class Query:
     page: str
     """Numbers of the studies or series on the page, in its order, each beside the three counts.
 
-    Nothing with a condition on objects, or on the level of instances.
+    Nothing on the level of instances.
     """
     newest: str
     """As `page`, in no order: numbers of all studies that their dates let onto the page or before it.
