@@ -18,7 +18,7 @@ import duckdb
 from central_store.layout import Layout
 from central_store.replies import Refused
 from central_store.settings import Settings
-from schemas.errors import Damaged
+from schemas.errors import Damaged, SettingsError
 
 
 class CatalogError(Damaged):
@@ -30,6 +30,7 @@ class CatalogError(Damaged):
 class OutOfMemory(CatalogError):
     """A statement needs more memory than the settings give it."""
 
+    exit_code = SettingsError.exit_code
     hint = "Raise `catalog_memory_mb` in `store.toml`."
 
 

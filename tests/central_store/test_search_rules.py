@@ -23,7 +23,7 @@ from central_store.search import search
 from central_store.settings import open_store
 from schemas import columns, conditions, messages, names, query
 from schemas.columns import LEVELS
-from schemas.errors import FormatError
+from schemas.errors import FormatError, SettingsError
 from tests.central_store.conftest import PASSWORD, Place
 from tests.kit.batches import NOW, digest, request_id, row, token
 
@@ -203,6 +203,7 @@ def test_a_statement_that_needs_too_much_memory_is_an_error_of_its_own_and_harms
         with pytest.raises(OutOfMemory) as caught:
             catalog.table("SELECT list(i) FROM range(50_000_000) numbers(i)", {})
         assert "catalog_memory_mb" in caught.value.hint
+        assert caught.value.exit_code == SettingsError.exit_code
         assert catalog.row("SELECT count(*) FROM parts", {}) > (0,)
 
 
