@@ -205,6 +205,8 @@ def sites(place: Place, tmp_path: Path) -> list[tuple[str, str]]:
 
 LASTING = {"packs", "manifests", "damaged"}
 """Folders of which a process that was killed may have changed names without bringing them to the disk."""
+FOUND = ("ingest.again", "make_dirs: fsync_dir(path.parent)")
+"""Lines that are there for what such a process left."""
 
 
 def noticed(place: Place, tmp_path: Path, kind: str, site: str) -> str:
@@ -220,7 +222,7 @@ def noticed(place: Place, tmp_path: Path, kind: str, site: str) -> str:
         try:
             for state in _states_without(it, leave_out, worst):
                 hold(it, work, state)
-            if worst and "ingest.again" in site:
+            if worst and any(part in site for part in FOUND):
                 for op in operations(fresh, tmp_path / "count"):
                     at = Path(op.path)
                     if op.kind == "fsync" and {at.name, at.parent.name} & LASTING:
