@@ -109,7 +109,10 @@ class Files:
         self._max_handles, self._max_file = max_handles, max_file
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         for folder in FOLDERS:
-            durable.make_dirs(root / folder)
+            if not (
+                root / folder
+            ).is_dir():  # enrolment made them lasting; a session does not ask the disk again
+                durable.make_dirs(root / folder)
         below = os.open(root, flags)
         try:
             self._folders = {folder: os.open(folder, flags, dir_fd=below) for folder in FOLDERS}
