@@ -278,7 +278,7 @@ def check_quick(
     if (made := quick.find(catalog, query.build(counting, visible), counting)) is not None:
         assert made == (*counts, None)
     assert (made is not None) == (level != "series" and bundles.hold(conditions))
-    for (few, small), more in itertools.product(WAYS, PAGES):
+    for (few, small), more in [*itertools.product(WAYS[::2], PAGES), (WAYS[1], {})]:
         request = asked(level, conditions, **more)
         built = query.build(request, visible)
         with pytest.MonkeyPatch.context() as patch:
@@ -296,7 +296,7 @@ def check_quick(
         else:
             first = more.get("offset", 0)
             wanted = answer[first : first + more.get("limit", 1000)]
-        if built.studies:
+        if built.studies and small:  # the way makes no difference to it
             whole = search._found(catalog, built, request, visible)
             assert whole.rows is not None
             assert (whole.matches, whole.instances, whole.bytes) == counts
