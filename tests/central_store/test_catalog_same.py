@@ -240,7 +240,7 @@ def bundled(catalog: Catalog) -> list[Any]:
 def check_searches(made: Made, catalog: Catalog, rng: random.Random) -> None:
     rows = made.standing()
     asking = itertools.product(CONDITIONS, LEVELS, [["clinic-a"], ["clinic-a", "hospital_b"]])
-    for conditions, level, owners in rng.sample(list(asking), 48):
+    for conditions, level, owners in rng.sample(list(asking), 32):
         mine = [r for r in rows if r["facility"] in owners]
         built = query.build(asked(level, conditions), [names.facility_name(name) for name in owners])
         answer = catalog.table(built.rows, built.parameters, built.points).cast(built.schema).to_pylist()
