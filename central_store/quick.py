@@ -22,7 +22,7 @@ from central_store.catalog import Catalog
 from central_store.catalog_tables import OWN
 from central_store.packed import Part
 from central_store.study_lists import Listed
-from schemas import conditions
+from schemas import conditions, query
 from schemas.conditions import Points
 from schemas.messages import SearchRequest
 from schemas.query import MAX_ROWS, Query
@@ -147,7 +147,7 @@ def _numbered(catalog: Catalog, built: Query, number: str, numbers: Sequence[int
 def _groups(catalog: Catalog, built: Query, request: SearchRequest) -> Found | None:
     level = built.level
     parts = None if request.order else _parts(catalog, built, level, FEW)
-    last = request.offset + min(request.limit, MAX_ROWS)
+    last = query.last(request)
     if parts is not None:
         groups = packed.newest_first(level, packed.grouped(parts))
         counts = packed.totals(part for _, part in parts)

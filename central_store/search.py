@@ -94,7 +94,7 @@ def _found(catalog: Catalog, built: Query, request: SearchRequest, owners: Seque
 
 
 def _slices(request: SearchRequest) -> Iterator[SearchRequest]:
-    last = request.offset + min(request.limit, query.MAX_ROWS)
+    last = query.last(request)
     for at in range(request.offset, last, SLICE):
         yield replace(request, offset=at, limit=min(SLICE, last - at))
 

@@ -109,9 +109,8 @@ class Files:
         self._max_handles, self._max_file = max_handles, max_file
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         for folder in FOLDERS:
-            if not (
-                root / folder
-            ).is_dir():  # enrolment made them lasting; a session does not ask the disk again
+            # Enrolment made them lasting: a session does not ask the disk again.
+            if not (root / folder).is_dir():
                 durable.make_dirs(root / folder)
         below = os.open(root, flags)
         try:

@@ -23,7 +23,6 @@ from central_store.sheets import Asked, Sheet
 from schemas import query
 from schemas.messages import SearchRequest
 from schemas.names import FacilityName
-from schemas.query import MAX_ROWS
 
 _COUNTED = ["study", "n_instances", "object_bytes"]
 _SHOWN = query.schema("study").names
@@ -63,7 +62,7 @@ class Listed:
         self.matches = _different(self._hits, counted["study"])
         self._more = len(counted) - self.matches  # rows of studies that have several
         self._in_order = len(asked.owners) == 1
-        self._first, self._last = request.offset, request.offset + min(request.limit, MAX_ROWS)
+        self._first, self._last = request.offset, query.last(request)
 
     def page(self) -> pa.Table:
         """The rows asked for."""

@@ -203,8 +203,23 @@ def _rows(level: Level, made: Conditions, page: str, order: Sequence[str], also:
     return f"SELECT {shown} {hits} GROUP BY {level} ORDER BY {first}{_ORDER[level]}"
 
 
+def last(request: SearchRequest) -> int:
+    """How many rows come up to the end of the page."""
+    return request.offset + min(request.limit, MAX_ROWS)
+
+
 def _limit(request: SearchRequest) -> str:
     return f"LIMIT {min(request.limit, MAX_ROWS):d}"
+
+
+def _on_page(request: SearchRequest, number: str) -> str:
+    """Of what has so many rows, and so many up to its end, that some are on the page."""
+    return f"WHERE up_to > {request.offset:d} AND up_to - {number} < {last(request):d}"
+
+
+def _day(study_date: str = "study_date") -> str:
+    """A day as one that can be compared: rows without one come last."""
+    return f"coalesce({study_date}, DATE '-infinity')"
 
 
 def _page(level: Level, made: Conditions, request: SearchRequest) -> str:
@@ -226,15 +241,14 @@ def _numbers(level: Level, made: Conditions, request: SearchRequest) -> str:
             f"SELECT {level}, {counts} {hits} GROUP BY {level} "
             f"ORDER BY {first}{_PAGE[level]} {_limit(request)} OFFSET {request.offset:d}"
         )
-    last = min(request.limit, MAX_ROWS) + request.offset
     return f"""WITH found AS MATERIALIZED (
-    SELECT {level}, coalesce(min(study_date), DATE '-infinity') AS day, sum(n_instances) AS instances,
+    SELECT {level}, {_day("min(study_date)")} AS day, sum(n_instances) AS instances,
         sum(object_bytes) AS bytes
     {hits} GROUP BY {level}
 ), span AS (
     SELECT max(day) AS first, min(day) AS last, min(up_to - number) AS before FROM (
         SELECT day, count(*) AS number, sum(count(*)) OVER (ORDER BY day DESC) AS up_to
-        FROM found GROUP BY day) WHERE up_to > {request.offset:d} AND up_to - number < {last:d}
+        FROM found GROUP BY day) {_on_page(request, "number")}
 ), page AS (
     SELECT {level}, before + row_number() OVER (ORDER BY {_PAGE[level]}) AS place {hits}, span
     WHERE {level} IN (SELECT {level} FROM found, span WHERE day BETWEEN last AND first)
@@ -242,11 +256,11 @@ def _numbers(level: Level, made: Conditions, request: SearchRequest) -> str:
 )
 SELECT {level}, counts.* FROM page, (
     SELECT count(*), sum(instances)::BIGINT, sum(bytes)::BIGINT FROM found) counts
-WHERE place > {request.offset:d} AND place <= {last:d} ORDER BY place"""
+WHERE place > {request.offset:d} AND place <= {last(request):d} ORDER BY place"""
 
 
 def _newest(made: Conditions, request: SearchRequest) -> str:
-    most = min(request.limit, MAX_ROWS) + request.offset
+    most = last(request)
     return (
         "WITH found AS MATERIALIZED (SELECT study, min(study_date) AS day, sum(n_instances) AS instances, "
         f"sum(object_bytes) AS bytes FROM parts hits WHERE {' AND '.join(made.parts)} GROUP BY study), "
@@ -258,25 +272,23 @@ def _newest(made: Conditions, request: SearchRequest) -> str:
     )
 
 
-_DAY = "coalesce(study_date, DATE '-infinity')"
-_CHOSEN = (f"(study, {_DAY}) IN (SELECT (unnest($studies::BIGINT[]), unnest($days::DATE[])))",)
+_CHOSEN = (f"(study, {_day()}) IN (SELECT (unnest($studies::BIGINT[]), unnest($days::DATE[])))",)
 
 
 def _studies(made: Conditions, request: SearchRequest) -> str:
     """First the days of the page, which are few, and then the studies of these days."""
     parts = " AND ".join(made.parts)
-    last = min(request.limit, MAX_ROWS) + request.offset
-    on_page = f"WHERE up_to > {request.offset:d} AND up_to - instances < {last:d}"
+    day, on_page = _day(), _on_page(request, "instances")
     return f"""WITH days AS MATERIALIZED (
-    SELECT {_DAY} AS day, sum(n_instances) AS instances, sum(object_bytes) AS bytes
+    SELECT {day} AS day, sum(n_instances) AS instances, sum(object_bytes) AS bytes
     FROM parts hits WHERE {parts} GROUP BY day
 ), span AS (
     SELECT max(day) AS first, min(day) AS last, min(up_to - instances) AS before FROM (
         SELECT *, sum(instances) OVER (ORDER BY day DESC) AS up_to FROM days) {on_page}
 ), found AS (
-    SELECT {_DAY} AS day, study, any_value(study_uid) AS uid, any_value(facility) AS facility,
+    SELECT {day} AS day, study, any_value(study_uid) AS uid, any_value(facility) AS facility,
         sum(n_instances) AS instances
-    FROM parts hits, span WHERE {parts} AND {_DAY} BETWEEN last AND first GROUP BY day, study
+    FROM parts hits, span WHERE {parts} AND {day} BETWEEN last AND first GROUP BY day, study
 ), page AS (
     SELECT list(study), list(day::VARCHAR), min(up_to - instances)::BIGINT FROM (
         SELECT found.*, before + sum(instances) OVER (ORDER BY day DESC, uid, facility) AS up_to
